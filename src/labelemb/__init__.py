@@ -1,0 +1,27 @@
+"""labelemb: train deep networks with learned soft labels (label embedding, arXiv 1710.10393)."""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from labelemb.fused import FusedLabelEmbeddingLoss
+    from labelemb.loss import LabelEmbeddingLoss, LossTerms
+    from labelemb.table import LabelTable
+
+__all__ = ["FusedLabelEmbeddingLoss", "LabelEmbeddingLoss", "LabelTable", "LossTerms"]
+__version__ = version("labelemb")
+
+_HOMES = {
+    "FusedLabelEmbeddingLoss": "labelemb.fused",
+    "LabelEmbeddingLoss": "labelemb.loss",
+    "LabelTable": "labelemb.table",
+    "LossTerms": "labelemb.loss",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Names are looked up on first use, so that the command line answers `--help` without waiting for torch.
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'labelemb' has no attribute {name!r}")

@@ -1,0 +1,255 @@
+"""The command line. Nothing heavy is imported before it is needed: help and errors answer at once."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from labelemb import __version__
+from labelemb.config import InputError, Settings, describe, load_recipe, plain, recipe_names
+
+app = typer.Typer(
+    name="labelemb",
+    help="Train deep networks with learned soft labels.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Recipe = Annotated[str, typer.Argument(help="A recipe's name, or a YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the recipe, e.g. optimizer.lr=0.01.")
+]
+Output = Annotated[Path, typer.Option("--output", help="Folder that run folders are written to.")]
+Name = Annotated[str | None, typer.Option("--name", help="Name in place of the recipe's, in the output folder.")]
+Data = Annotated[Path | None, typer.Option("--data", help="Local data: a folder, or a cached file.")]
+Table = Annotated[Path | None, typer.Option("--table", help="A learned label table, for emb-start and emb-frozen.")]
+Model = Annotated[str | None, typer.Option("--model", help="Your own network: module:function, or timm:NAME.")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
+Precision = Annotated[str | None, typer.Option("--precision", help="float32 or bfloat16.")]
+Download = Annotated[bool, typer.Option("--download", help="Fetch the recipe's data set where it is not here.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")]
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"labelemb {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def recipes(recipe: Annotated[str | None, typer.Argument(help="A recipe: every setting of it.")] = None) -> None:
+    """List the recipes, or every setting of one."""
+    if recipe is not None:
+        for key, value, sentence in describe(load_recipe(recipe)):
+            print(f"{key} = {_shown(value)}\n    {sentence}")
+        return
+    for name in recipe_names():
+        print(f"{name:<14} {load_recipe(name).description}")
+
+
+@app.command()
+def train(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    mode: Annotated[str, typer.Option("--mode", help="The soft labels to train with.")] = "emb",
+    seed: Annotated[int, typer.Option("--seed", help="Of network, batch order and augmentation.")] = 0,
+    output: Output = Path("runs"),
+    name: Name = None,
+    data: Data = None,
+    table: Table = None,
+    model: Model = None,
+    device: Device = None,
+    precision: Precision = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+    download: Download = False,
+    quiet: Quiet = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Train one network with one seed."""
+    options = _options(name, data, table, model, device, precision) | {"mode": mode, "seed": seed}
+    settings = load_recipe(recipe, overrides or (), options)
+    if dry_run:
+        _print_settings(settings)
+        return
+    from labelemb.compare import execute, plan
+    from labelemb.terminal import step_progress
+
+    job = plan(settings, output, resume=resume, download=download)
+    with step_progress(f"{settings.recipe} {mode} seed {seed}", quiet) as progress:
+        execute(job, progress)
+    if not quiet:
+        print(_last_row(job.folder.metrics))
+        print(job.folder.path)
+
+
+@app.command()
+def compare(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    modes: Annotated[str | None, typer.Option("--modes", help="Modes with commas; default: the recipe's.")] = None,
+    runs: Annotated[int | None, typer.Option("--runs", help="Seeds of each mode; default: the recipe's.")] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", help="Runs at a time; default: one a core, one a GPU.")] = None,
+    output: Output = Path("runs"),
+    name: Name = None,
+    data: Data = None,
+    table: Table = None,
+    model: Model = None,
+    device: Device = None,
+    precision: Precision = None,
+    download: Download = False,
+    quiet: Quiet = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Train several modes with several seeds each, then show table, curves and learned labels."""
+    options = _options(name, data, table, model, device, precision)
+    if modes is not None:
+        options["compare.modes"] = [mode.strip() for mode in modes.split(",")]
+    if runs is not None:
+        options["compare.runs"] = runs
+    if jobs is not None and jobs < 1:
+        raise InputError(f"--jobs {jobs}: expected at least 1")
+    from labelemb.compare import plan_all
+
+    every = plan_all(recipe, overrides or (), options)
+    if dry_run:
+        for settings in every:
+            _print_settings(settings)
+        return
+    _compare(every, jobs, output, download, quiet)
+
+
+def _compare(every: list[Settings], num_workers: int | None, output: Path, download: bool, quiet: bool) -> None:
+    from labelemb.compare import execute_all, num_cores, plan
+    from labelemb.report.page import write_report
+    from labelemb.report.table import summary_text
+    from labelemb.terminal import comparison_progress
+
+    if num_workers is None:
+        from labelemb.device import choose_device
+
+        num_workers = num_cores() if choose_device(every[0].device).type == "cpu" else 1
+    jobs = [plan(settings, output, resume=True, download=download) for settings in every]
+    with comparison_progress(every[0].recipe, quiet) as progress:
+        execute_all(jobs, num_workers, progress)
+    folder = output / every[0].recipe
+    page = write_report([folder])
+    print(summary_text([folder]))
+    print(page)
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Folders with runs of one recipe.")],
+    output: Annotated[Path | None, typer.Option("--output", help="Where to write; default: the first folder.")] = None,
+    labels: Annotated[str | None, typer.Option("--labels", help="Labels on the heat map, with commas.")] = None,
+) -> None:
+    """Write table, curves, heat map and page again, from run folders alone."""
+    from labelemb.report.page import write_report
+    from labelemb.report.table import summary_text
+
+    chosen = None if labels is None else [label.strip() for label in labels.split(",")]
+    page = write_report(folders, output=output, labels=chosen)
+    print(summary_text(folders))
+    print(page)
+
+
+@app.command()
+def neighbors(
+    run: Annotated[Path, typer.Argument(help="A run folder with a learned table, or a table file.")],
+    labels: Annotated[list[str] | None, typer.Argument(metavar="[LABEL]...", help="Default: all labels.")] = None,
+    k: Annotated[int, typer.Option("-k", help="How many.")] = 5,
+) -> None:
+    """Print the labels that the network finds most similar."""
+    from labelemb.run import TABLE_FILE
+
+    path = run / TABLE_FILE if run.is_dir() else run
+    if not path.is_file():
+        raise InputError(f"no label table at {path}: expected the folder of a run in mode emb or emb-start")
+    from labelemb.table import LabelTable
+
+    table = LabelTable.load(path)
+    names = table.label_names or [str(index) for index in range(table.num_classes)]
+    chosen: list[str | int] = list(labels or names) if table.label_names else [int(label) for label in labels or names]
+    for label, pairs in zip(chosen, table.nearest(chosen, k), strict=True):
+        print(f"{label}\t" + "  ".join(f"{name} {value:.3f}" for name, value in pairs))
+
+
+def main() -> None:
+    """The command `labelemb`: exit code 0, 1 (a run failed), 2 (input), 130 and 143 (stopped, resumable)."""
+    sys.exit(_run(sys.argv[1:]))
+
+
+def _run(arguments: list[str]) -> int:
+    command = typer.main.get_command(app)
+    try:
+        command.main(arguments, prog_name="labelemb", standalone_mode=False)
+    except typer.Exit as exit_request:
+        return exit_request.exit_code
+    except typer.Abort:
+        return 130
+    except ValueError as error:  # InputError, and what the library says of arguments that came from here
+        return _fail(str(error), 2)
+    except FileNotFoundError as error:
+        return _fail(str(error), 2)
+    except ModuleNotFoundError as error:
+        extra = "text" if error.name in ("tokenizers", "sacrebleu", "rouge_score") else "train"
+        return _fail(f"this command needs {error.name}: pip install 'labelemb[{extra}]'", 2)
+    except Exception as error:
+        return _fail_of(error)
+    return 0
+
+
+def _fail_of(error: Exception) -> int:
+    """The exit code of what is neither success nor input: a usage error, a request to stop, a run that failed."""
+    from labelemb.stopping import Stopped
+
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    if isinstance(error, Stopped):
+        return _fail(str(error), 128 + error.signal_number)
+    return _fail(f"{type(error).__name__}: {error}", 1)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"labelemb: {message}", file=sys.stderr)
+    return code
+
+
+def _options(
+    name: str | None,
+    data: Path | None,
+    table: Path | None,
+    model: str | None,
+    device: str | None,
+    precision: str | None,
+) -> dict[str, Any]:
+    return {
+        "recipe": name,
+        "data.path": data,
+        "loss.table": table,
+        "model.name": model,
+        "device": device,
+        "precision": precision,
+    }
+
+
+def _print_settings(settings: Settings) -> None:
+    import yaml
+
+    print(yaml.safe_dump(plain(settings), sort_keys=False, allow_unicode=True), end="---\n")
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(list(value) if isinstance(value, tuple) else value)
+
+
+def _last_row(rows: list[dict[str, Any]]) -> str:
+    shown = {key: value for key, value in rows[-1].items() if not key.startswith("train_")}
+    return "  ".join(f"{key} {value:.4g}" for key, value in shown.items() if value is not None)

@@ -1,0 +1,53 @@
+"""A gradient gathered chunk by chunk."""
+
+import torch
+from torch import Tensor
+
+_PART_NUMEL = 2**22  # numbers of a product that has to be widened before it is added: 8 MiB in bfloat16
+
+
+class GradientSum:
+    """The gradient of one tensor, summed in at least float32, written where it stays: no zeros before, no copy after.
+
+    Args:
+        tensor: what the gradient is of; only a narrower one than `dtype` has its gradient copied at the end.
+        dtype: of the sum, float32 or wider.
+    """
+
+    def __init__(self, tensor: Tensor, dtype: torch.dtype) -> None:
+        self._dtype = tensor.dtype
+        self._sum = torch.empty(tensor.shape, dtype=torch.promote_types(tensor.dtype, dtype), device=tensor.device)
+        self._started = False
+
+    def add_product(self, left: Tensor, right: Tensor) -> None:
+        """Add left @ right: (X, K), (K, Y)."""
+        beta, self._started = int(self._started), True
+        if left.dtype == self._sum.dtype:
+            torch.addmm(self._sum, left, right, beta=beta, out=self._sum)
+            return
+        part_rows = max(1, _PART_NUMEL // self._sum.shape[1])
+        for left_part, sum_part in zip(left.split(part_rows), self._sum.split(part_rows), strict=True):
+            product = left_part @ right
+            sum_part.add_(product) if beta else sum_part.copy_(product)
+
+    def add_rows(self, index: Tensor, rows: Tensor) -> None:
+        """Add rows (K, ...) to those that `index` (K,) names, each once."""
+        self._start_with_zeros()
+        self._sum.index_add_(0, index, rows.to(self._sum.dtype))
+
+    def add(self, values: Tensor) -> None:
+        """Add values of the tensor's own shape."""
+        self._start_with_zeros()
+        self._sum.add_(values)
+
+    def finish(self) -> Tensor:
+        """The sum in the tensor's type; nothing can be added any more."""
+        self._start_with_zeros()
+        result = self._sum.to(self._dtype)
+        del self._sum
+        return result
+
+    def _start_with_zeros(self) -> None:
+        if not self._started:
+            self._sum.zero_()
+            self._started = True

@@ -1,0 +1,240 @@
+"""Label embedding: the loss that trains a network, and the soft labels it trains the network with, together.
+
+Source: Sun, Wei, Ren, Ma, "Label Embedding Network", arXiv 1710.10393 (2017). Axes: N items, C classes, D features.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from labelemb.closed_form import index_terms
+from labelemb.forgotten import ForgottenParameters
+from labelemb.table import LabelTable, check_dense
+from labelemb.terms import (
+    LossTerms,
+    Reduction,
+    Weights,
+    check_num_items,
+    check_reduction,
+    check_target,
+    checked_class_weight,
+    is_distribution,
+    pick,
+    prepare,
+    weighted_terms,
+    widened,
+)
+
+
+def hard_values(log_probs: Tensor, target: Tensor) -> Tensor:
+    """H(target, p) of each item (N,), from log p (N, C); with log p' the auxiliary head's own term."""
+    return -pick(log_probs, target)
+
+
+def soft_values(log_probs: Tensor, rows: Tensor, target: Tensor) -> Tensor:
+    """H(sg softmax(e_y), p) of each item (N,). Rows: (N, C), one an item, or all (C, C) for distributions."""
+    soft = rows.detach().softmax(dim=1)
+    if is_distribution(target):
+        soft = target @ soft  # (N, C), the expected soft label
+    return -(soft * log_probs).sum(dim=1)
+
+
+def cap_values(aux_log_probs: Tensor, target: Tensor, cap: float) -> Tensor:
+    """relu(p'_y - cap) of each item (N,): how far the auxiliary head is more certain than it should be."""
+    return pick(F.relu(aux_log_probs.exp() - cap), target)
+
+
+def match_values(aux_logits: Tensor, rows: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """m * H(sg softmax(z'/temperature), softmax(e_y)) of each item (N,), m = 1 where z'_y is largest (ties are)."""
+    aux_logits = aux_logits.detach()
+    mean = (aux_logits / temperature).softmax(dim=1)  # (N, C)
+    matched = aux_logits == aux_logits.amax(dim=1, keepdim=True)  # (N, C)
+    log_soft = rows.log_softmax(dim=1)
+    if is_distribution(target):
+        return -(((target * matched) @ log_soft) * mean).sum(dim=1)
+    return -(mean * log_soft).sum(dim=1) * pick(matched, target)
+
+
+class LabelEmbeddingLoss(nn.Module):
+    """Label embedding loss: cross entropy whose soft half the network learns about its own labels.
+
+    With z the logits, z' = W' sg(h) + b' an auxiliary head on the detached features h, e_y a row of the label table:
+
+        hard  = H(onehot(y), softmax z)                    soft  = H(sg softmax(e_y), softmax z)     train the network
+        aux   = H(onehot(y), softmax z')                   cap   = relu(softmax(z')[y] - cap)        train the head
+        match = [z'_y = max z'] * H(sg softmax(z' / temperature), softmax(e_y))                      trains the table
+
+        loss  = mean over items of (hard_weight*hard + soft_weight*soft + aux + cap_weight*cap + match)
+
+    The three groups of parameters receive disjoint gradients. The mean divides by the number of items not ignored (by
+    the sum of their class weights, where given), or by `num_items`; over no items it is 0. Give the criterion's
+    parameters to an optimiser, best Adam without weight decay. Half-precision inputs are reduced in float32. Train and
+    eval mode are the same; compare modes by `terms(...).hard`.
+
+    Args:
+        num_features: D, the width of the features.
+        num_classes: C.
+        rank: R of a low-rank label table, None for a dense one (at most 20,000 labels). A low-rank row says little
+            before its label has been matched: start with `soft_weight` 0 and raise the attribute later.
+        hard_weight, soft_weight: at least 0; may be changed between steps. 1 and 0 give plain cross entropy.
+        temperature: tau, above 0.
+        cap: alpha, in (0, 1], on the untempered probability.
+        cap_weight: at least 0. Below 1/cap the cap does not bind; the paper's vision code amounts to its batch size,
+            here it stands under the common divisor and does not depend on the batch.
+        class_weight: (C,) weights that multiply all terms of a label's items.
+        ignore_index: items with this target have no part in any term.
+        reduction: "mean", "sum" or "none" (one value an item, 0 for ignored ones).
+        table: a learned table to start from; it is copied and fixes the rank.
+        freeze_table: use `table` as it is: no auxiliary head, no parameters, features may be left out, and the loss is
+            hard_weight*hard + soft_weight*soft.
+
+    Calls take `logits` (N, C), `target` of indices (N,) or class probabilities (N, C), `features` (N, D), and
+    `num_items`: an int or 0-d tensor that replaces the divisor of the mean, for accumulation and several processes
+    (with class weights: the sum of the weights). Index targets outside [0, C) raise on the CPU; elsewhere they are the
+    caller's care.
+
+    Raises:
+        ValueError: settings out of range or contradicting each other, shapes that do not fit.
+
+    Source: arXiv 1710.10393, section 2.
+    """
+
+    class_weight: Tensor | None
+
+    def __init__(
+        self,
+        num_features: int,
+        num_classes: int,
+        *,
+        rank: int | None = None,
+        hard_weight: float = 0.5,
+        soft_weight: float = 0.5,
+        temperature: float = 2.0,
+        cap: float = 0.9,
+        cap_weight: float = 100.0,
+        class_weight: Tensor | None = None,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        table: LabelTable | None = None,
+        freeze_table: bool = False,
+    ) -> None:
+        super().__init__()
+        _check_settings(num_features, Weights(hard_weight, soft_weight, cap_weight, cap, temperature))
+        check_reduction(reduction)
+        self.num_features = num_features
+        self.num_classes = num_classes
+        self.hard_weight = hard_weight
+        self.soft_weight = soft_weight
+        self.temperature = temperature
+        self.cap = cap
+        self.cap_weight = cap_weight
+        self.ignore_index = ignore_index
+        self.reduction: Reduction = reduction
+        self.register_buffer("class_weight", checked_class_weight(class_weight, num_classes), persistent=False)
+        self.aux_head = None if freeze_table else nn.Linear(num_features, num_classes)
+        self.table = _own_table(table, num_classes, rank, freeze_table)
+        self._forgotten = ForgottenParameters()
+
+    def forward(
+        self, logits: Tensor, target: Tensor, features: Tensor | None = None, *, num_items: Tensor | int | None = None
+    ) -> Tensor:
+        """The loss: 0-d, or (N,) with reduction "none"."""
+        return self._terms_and_total(logits, target, features, num_items)[1]
+
+    def terms(
+        self, logits: Tensor, target: Tensor, features: Tensor | None = None, *, num_items: Tensor | int | None = None
+    ) -> LossTerms:
+        """The unweighted terms and the loss, all reduced alike."""
+        terms, total = self._terms_and_total(logits, target, features, num_items)
+        hard, soft, aux, cap, match = terms.unbind()
+        return LossTerms(hard, soft, aux, cap, match, total)
+
+    def _terms_and_total(
+        self, logits: Tensor, target: Tensor, features: Tensor | None, num_items: Tensor | int | None
+    ) -> tuple[Tensor, Tensor]:
+        check_target(logits, target, self.num_classes, self.ignore_index)
+        check_num_items(num_items, self.reduction)
+        self._forgotten.check(self, logits)
+        logits = widened(logits)
+        target, item_weight = prepare(
+            target, self.class_weight, self.ignore_index, num_items, self.reduction, logits.dtype
+        )
+        rows = widened(self._rows(target))
+        weights = Weights(self.hard_weight, self.soft_weight, self.cap_weight, self.cap, self.temperature)
+        if self.aux_head is None:
+            return weighted_terms(_frozen_values(logits, rows, target), item_weight, weights, self.reduction)
+        aux_logits = widened(self.aux_head(self._checked_features(features, logits)))  # (N, C)
+        if is_distribution(target) or _is_traced():
+            values = _values(logits, aux_logits, rows, target, weights)
+            return weighted_terms(values, item_weight, weights, self.reduction)
+        return index_terms(logits, aux_logits, rows, target, item_weight, weights, self.reduction != "none")
+
+    def _rows(self, target: Tensor) -> Tensor:
+        """The table's rows: (N, C), one for each index, or (C, C), all of them, for distributions."""
+        if not is_distribution(target):
+            return self.table.row_logits(target)
+        check_dense(self.num_classes)  # an expectation over labels needs every row, also of a low-rank table
+        return self.table.row_logits()
+
+    def _checked_features(self, features: Tensor | None, logits: Tensor) -> Tensor:
+        expected = (logits.shape[0], self.num_features)
+        if features is None or tuple(features.shape) != expected:
+            got = "none" if features is None else f"{tuple(features.shape)}"
+            raise ValueError(f"features, the input of the last layer, must be {expected}, got {got}")
+        return features.detach()
+
+
+def _frozen_values(logits: Tensor, rows: Tensor, target: Tensor) -> Tensor:
+    """Values (5, N) of the terms; a table that does not learn has no aux, cap and match."""
+    log_probs = logits.log_softmax(dim=1)
+    hard = hard_values(log_probs, target)
+    zero = torch.zeros_like(hard)
+    return torch.stack([hard, soft_values(log_probs, rows, target), zero, zero, zero])
+
+
+def _values(logits: Tensor, aux_logits: Tensor, rows: Tensor, target: Tensor, weights: Weights) -> Tensor:
+    """Values (5, N) of the terms by the functions above: for distributions, compilers and torch.func."""
+    log_probs, aux_log_probs = logits.log_softmax(dim=1), aux_logits.log_softmax(dim=1)
+    return torch.stack(
+        [
+            hard_values(log_probs, target),
+            soft_values(log_probs, rows, target),
+            hard_values(aux_log_probs, target),
+            cap_values(aux_log_probs, target, weights.cap),
+            match_values(aux_logits, rows, target, weights.temperature),
+        ]
+    )
+
+
+def _is_traced() -> bool:
+    """Whether a compiler or torch.func looks on: they take plain operations, and differentiate them well."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def _check_settings(num_features: int, weights: Weights) -> None:
+    if num_features < 1:
+        raise ValueError(f"num_features must be at least 1, got {num_features}")
+    for name, value in {
+        "hard_weight": weights.hard,
+        "soft_weight": weights.soft,
+        "cap_weight": weights.cap_weight,
+    }.items():
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"{name} must be finite and at least 0, got {value}")
+    if not 0 < weights.temperature < float("inf"):
+        raise ValueError(f"temperature must be finite and above 0, got {weights.temperature}")
+    if not 0 < weights.cap <= 1:
+        raise ValueError(f"cap must lie above 0 and at most at 1, got {weights.cap}")
+
+
+def _own_table(table: LabelTable | None, num_classes: int, rank: int | None, freeze: bool) -> LabelTable:
+    """A new table, or a copy of the given one."""
+    if table is None:
+        if freeze:
+            raise ValueError("freeze_table=True needs a learned table: pass table=LabelTable.load(...)")
+        return LabelTable(num_classes, rank=rank)
+    if table.num_classes != num_classes:
+        raise ValueError(f"the table has {table.num_classes} labels, num_classes is {num_classes}")
+    if rank is not None and rank != table.rank:
+        raise ValueError(f"rank={rank} contradicts the table's rank {table.rank}; leave it out")
+    return table.copy(frozen=freeze)

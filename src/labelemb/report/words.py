@@ -1,0 +1,183 @@
+"""What the runs' tables learned: soft rows, the labels nearest to a label, and which labels are worth showing.
+
+Rows are read from label_embedding.safetensors without torch, only those asked for; a low-rank table is decoded in
+blocks of columns, so that neither a large vocabulary nor a large rank needs its whole table in memory.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from labelemb.report.summary import Results, Run
+
+Array = NDArray[np.float64]
+
+TABLE_MODES = ("emb", "emb-start", "emb-frozen")  # whose table is shown where several modes have one
+NUM_NEAREST = 5
+NUM_WORDS = 10
+NUM_FREQUENT = 100  # the most frequent words, which are articles and punctuation
+NUM_SEARCHED = 2000  # labels among which strong pairs are looked for; vocabularies are in order of frequency
+_BLOCK_NUMEL = 2**23
+
+
+class LabelTables:
+    """softmax(E) of several runs of one mode, whose rows are aligned by label, and its mean over the runs.
+
+    Args:
+        mode: the runs' mode.
+        runs: at least one, each with a table.
+
+    Raises:
+        ValueError: a file is damaged, or two tables have different labels.
+    """
+
+    def __init__(self, mode: str, runs: Sequence[Run]) -> None:
+        self.mode = mode
+        self.runs = list(runs)
+        labels = [_read_labels(run.folder.table) for run in runs]
+        for run, other in zip(runs, labels, strict=True):
+            if other != labels[0]:
+                raise ValueError(f"{runs[0].folder.table} and {run.folder.table} have different labels")
+        self.names, self.num_labels = labels[0], len(labels[0])
+        self._index = {name: index for index, name in reversed(list(enumerate(self.names)))}
+
+    def find(self, label: str) -> int | None:
+        """The index of a label given by name, or else by number."""
+        if label in self._index:
+            return self._index[label]
+        return int(label) if label.isdecimal() and int(label) < self.num_labels else None
+
+    def run_rows(self, labels: Sequence[int]) -> Iterator[Array]:
+        """For each run, softmax(e_y) of `labels` (K,): (K, C), rows sum to 1."""
+        for run in self.runs:
+            logits = _row_logits(run.folder.table, labels).astype(np.float64)  # (K, C)
+            logits -= logits.max(axis=1, keepdims=True)
+            np.exp(logits, out=logits)
+            yield logits / logits.sum(axis=1, keepdims=True)
+
+    def rows(self, labels: Sequence[int]) -> Array:
+        """The mean over runs of softmax(e_y): (K, C)."""
+        total = np.zeros((len(labels), self.num_labels))
+        for rows in self.run_rows(labels):
+            total += rows
+        return total / len(self.runs)
+
+    def nearest(self, labels: Sequence[int], k: int = NUM_NEAREST) -> list[list[tuple[str, float]]]:
+        """For each label the `k` other labels with the largest mean soft label values, descending, ties by index."""
+        result = []
+        for block in _blocks(labels, self.num_labels):
+            for label, row in zip(block, self.rows(block), strict=True):
+                row[label] = -1.0
+                best = np.argsort(-row, kind="stable")[: min(k, self.num_labels - 1)]
+                result.append([(self.names[index], float(row[index])) for index in best])
+        return result
+
+    def strongest(self, count: int) -> list[int]:
+        """The `count` labels of the largest off-diagonal values, pairs side by side.
+
+        Looked for among the first 2,000 labels: later ones are the rare words of a vocabulary.
+        """
+        searched = [index for index in range(min(NUM_SEARCHED, self.num_labels)) if not is_special(self.names[index])]
+        keep = count * count  # more than the pairs among `count` labels, so that a new label is always found
+        pairs: list[tuple[float, int, int]] = []
+        for block in _blocks(searched, self.num_labels):
+            values = self.rows(block)[:, searched]  # (K, searched)
+            values[np.asarray(block)[:, None] == np.asarray(searched)[None, :]] = -1.0
+            best = np.argsort(-values, axis=None, kind="stable")[:keep]
+            for row, column in zip(*np.unravel_index(best, values.shape), strict=True):
+                pairs.append((-float(values[row, column]), block[row], searched[column]))
+        chosen: dict[int, None] = {}
+        for _, label, other in sorted(pairs):
+            chosen.setdefault(label)
+            chosen.setdefault(other)
+        return list(chosen)[:count]
+
+
+def learned_tables(results: Results) -> LabelTables | None:
+    """The tables of the first mode that learned them; None where no finished run has one."""
+    for mode in (*TABLE_MODES, *results.modes):
+        runs = [run for run in results.modes.get(mode, []) if run.folder.table.is_file()]
+        if runs:
+            return LabelTables(mode, runs)
+    return None
+
+
+def chosen_labels(tables: LabelTables, labels: Sequence[str]) -> list[int]:
+    """Indices of labels that somebody asked for, each once.
+
+    Raises:
+        ValueError: the table has no such label; the nearest name is given.
+    """
+    indices = []
+    for label in labels:
+        index = tables.find(label)
+        if index is None:
+            close = get_close_matches(label, tables.names[:NUM_SEARCHED], 1)
+            raise ValueError(f"the table has no label {label!r}" + (f", nearest is {close[0]!r}" if close else ""))
+        indices.append(index)
+    return list(dict.fromkeys(indices))
+
+
+def frequent_words(tables: LabelTables, words: Sequence[str] | None) -> list[int]:
+    """The recipe's words, or the ten most frequent of three characters or more outside the hundred most frequent.
+
+    A vocabulary is in order of frequency. Words that it lacks are left out; where no word is that long (characters),
+    any length will do.
+    """
+    found = [index for word in words or () if (index := tables.find(word)) is not None]
+    if found:
+        return list(dict.fromkeys(found))
+    plain = [index for index, name in enumerate(tables.names) if not is_special(name)]
+    rare = [index for index in plain[NUM_FREQUENT:] if any(map(str.isalpha, tables.names[index]))] or plain
+    return ([index for index in rare if len(tables.names[index]) >= 3] or rare)[:NUM_WORDS]
+
+
+def is_special(name: str) -> bool:
+    """Whether a name is a vocabulary's own mark, like <unk> or &apos;."""
+    return (name[:1], name[-1:]) in {("<", ">"), ("&", ";")} or not name.strip()
+
+
+def _blocks(labels: Sequence[int], num_labels: int) -> Iterator[list[int]]:
+    size = max(1, _BLOCK_NUMEL // num_labels)
+    for start in range(0, len(labels), size):
+        yield list(labels[start : start + size])
+
+
+def _read_labels(path: Path) -> list[str]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            name = next((name for name in ("weight", "rows.weight") if name in file.keys()), None)  # noqa: SIM118
+            if metadata.get("format") != "labelemb.table" or name is None:
+                raise ValueError(f"{path} is no label table: its format is {metadata.get('format')}")
+            num_labels = file.get_slice(name).get_shape()[0]
+        names = json.loads(metadata.get("label_names", "null"))
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if names is None:
+        return [str(label) for label in range(num_labels)]
+    if len(names) != num_labels:
+        raise ValueError(f"{path} is damaged: {num_labels} labels but {len(names)} names")
+    return [str(name) for name in names]
+
+
+def _row_logits(path: Path, labels: Sequence[int]) -> NDArray[np.float32]:
+    """e_y of `labels` (K,): (K, C)."""
+    with safe_open(path, framework="numpy") as file:
+        if "weight" in file.keys():  # noqa: SIM118 (not a dict)
+            table = file.get_slice("weight")
+            return np.concatenate([table[label : label + 1] for label in labels])
+        codes, decoder, bias = (file.get_slice(name) for name in ("rows.weight", "decoder.weight", "decoder.bias"))
+        rows = np.concatenate([codes[label : label + 1] for label in labels])  # (K, R)
+        num_labels, rank = decoder.get_shape()
+        logits = np.empty((len(labels), num_labels), np.float32)
+        size = max(1, _BLOCK_NUMEL // rank)
+        for start in range(0, num_labels, size):
+            columns = slice(start, min(start + size, num_labels))
+            logits[:, columns] = rows @ decoder[columns].T + bias[columns]
+        return np.maximum(logits, 0.0)

@@ -1,0 +1,146 @@
+"""The run folder: what training writes and reporting reads. Nothing else passes between the two.
+
+RECIPE/MODE/seed-07/
+  config.yaml                  every resolved setting (labelemb.config.RunSettings)
+  environment.json             versions, device, command, commit, start and end
+  metrics.jsonl                a row an evaluation
+  checkpoints/                 labelemb.checkpoint
+  label_embedding.safetensors  the learned table with label names (modes that learn one)
+  evaluation.json              calibration bins and confusion counts on the test set
+  examples/, predictions.txt   what the page shows
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from labelemb.files import write_atomically, write_json
+
+TABLE_FILE = "label_embedding.safetensors"
+
+
+class RunFolder:
+    """One run on disk. Reading raises ValueError with the file's name where a file is damaged."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def at(cls, output: Path, recipe: str, mode: str, seed: int) -> "RunFolder":
+        """The folder of one run: OUTPUT/RECIPE/MODE/seed-SS."""
+        return cls(output / recipe / mode / f"seed-{seed:02d}")
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def table(self) -> Path:
+        return self.path / TABLE_FILE
+
+    @property
+    def examples(self) -> Path:
+        return self.path / "examples"
+
+    @property
+    def exists(self) -> bool:
+        return (self.path / "config.yaml").is_file()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run came to its end: environment.json is written with an `end` as the last act."""
+        return self.exists and self.environment.get("end") is not None
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The resolved settings, as plain values with the same keys as a recipe."""
+        try:
+            config = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{self.path / 'config.yaml'} is damaged: {_first_line(error)}") from error
+        if not isinstance(config, dict):
+            raise ValueError(f"{self.path / 'config.yaml'} is damaged: a mapping of settings was expected")
+        return config
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        return _read_json(self.path / "environment.json")
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        return _read_json(self.path / "evaluation.json")
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The rows so far, oldest first. A last line cut short by a crash is dropped; any other is damage."""
+        path = self.path / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        rows: list[dict[str, Any]] = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                if number == len(lines):
+                    break
+                raise ValueError(f"{path} is damaged at line {number}: {_first_line(error)}") from error
+        return rows
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        write_atomically(self.path / "config.yaml", text.encode())
+        self.__dict__.pop("config", None)
+
+    def write_environment(self, environment: Mapping[str, Any]) -> None:
+        write_json(self.path / "environment.json", environment)
+
+    def write_evaluation(self, evaluation: Mapping[str, Any]) -> None:
+        write_json(self.path / "evaluation.json", evaluation)
+
+    def write_metrics(self, rows: list[dict[str, Any]]) -> None:
+        """Write all rows anew: a resumed run first drops those after its checkpoint."""
+        write_atomically(self.path / "metrics.jsonl", "".join(_metrics_line(row) for row in rows).encode())
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(_metrics_line(row))
+
+
+def find_runs(folder: Path) -> Iterator[RunFolder]:
+    """All runs at or below `folder`, modes in alphabetical order, seeds in order of their number."""
+    paths = [path.parent for path in folder.rglob("config.yaml")]
+    for path in sorted(paths, key=lambda path: (path.parent.as_posix(), _seed(path), path.name)):
+        yield RunFolder(path)
+
+
+def _seed(path: Path) -> int:
+    match = re.fullmatch(r"seed-(\d+)", path.name)
+    return int(match.group(1)) if match else -1
+
+
+def _metrics_line(row: Mapping[str, Any]) -> str:
+    finite = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
+    }
+    return json.dumps(finite, allow_nan=False) + "\n"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged: {_first_line(error)}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is damaged: an object was expected")
+    return value
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,85 @@
+"""Means, spreads and paired intervals over runs. A leaf: plain floats in and out, scipy only for the t quantile."""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import NamedTuple
+
+Curve = Mapping[int, float]  # epoch -> value
+
+
+class Difference(NamedTuple):
+    """A mode minus the baseline over the seeds both have; None where too few seeds are shared to say."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    num_pairs: int
+
+
+class Arrival(NamedTuple):
+    """When a mean curve first reaches a target: the epoch, and the training seconds up to its end."""
+
+    epoch: int
+    seconds: float
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """The mean of `values`; None for no values."""
+    return fmean(values) if values else None
+
+
+def standard_deviation(values: Sequence[float]) -> float | None:
+    """The sample standard deviation, with n - 1; None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    centre = fmean(values)
+    return math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1))
+
+
+def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference:
+    """`values` minus `baseline`, paired by seed, with Student's 95 % interval.
+
+    Args:
+        values: seed -> final value of a mode.
+        baseline: seed -> final value of the baseline. Seeds that only one of the two has are left out.
+
+    Returns:
+        The mean difference (None without a common seed) and the interval (None for fewer than two pairs).
+    """
+    differences = [values[seed] - baseline[seed] for seed in sorted(values.keys() & baseline.keys())]
+    num_pairs, centre, spread = len(differences), mean(differences), standard_deviation(differences)
+    if centre is None or spread is None:
+        return Difference(centre, None, None, num_pairs)
+    from scipy.special import stdtrit  # the quantile; scipy.stats would take seconds to import
+
+    margin = float(stdtrit(num_pairs - 1, 0.975)) * spread / math.sqrt(num_pairs)
+    return Difference(centre, centre - margin, centre + margin, num_pairs)
+
+
+def mean_curve(curves: Sequence[Curve]) -> dict[int, float]:
+    """The mean over runs at each epoch that every run has, epochs ascending."""
+    if not curves:
+        return {}
+    epochs = set(curves[0]).intersection(*curves[1:])
+    return {epoch: fmean([curve[epoch] for curve in curves]) for epoch in sorted(epochs)}
+
+
+def first_arrival(
+    curves: Sequence[Curve], seconds: Sequence[Curve], target: float, *, higher_is_better: bool = False
+) -> Arrival | None:
+    """The first epoch at which the mean over runs is at or below `target` (at or above where higher is better).
+
+    Args:
+        curves: one for each run, epoch -> value.
+        seconds: one for each run, epoch -> training seconds of that epoch alone.
+        target: the baseline's mean final value.
+
+    Returns:
+        The epoch and the mean seconds from the start to its end, or None if the mean never gets there.
+    """
+    spent = mean_curve(seconds)
+    for epoch, value in mean_curve(curves).items():
+        if value >= target if higher_is_better else value <= target:
+            return Arrival(epoch, math.fsum(cost for at, cost in spent.items() if at <= epoch))
+    return None

@@ -1,0 +1,221 @@
+"""The label table: for each label the distribution over labels that the network learns, dense or low rank."""
+
+import copy
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from labelemb.files import write_atomically
+
+MAX_DENSE_CLASSES = 20_000
+_BLOCK_NUMEL = 2**24  # numbers in one block of rows when a large table is streamed: 64 MiB in float32
+_FORMAT, _VERSION = "labelemb.table", "1"
+
+
+class LabelTable(nn.Module):
+    """Rows e_y of unnormalised log-probabilities over the labels, one row a label.
+
+    Dense: a (C, C) parameter `weight` that starts as the identity. Low rank: e_y = relu(B a_y + c) with `rows.weight`
+    A (C, R), `decoder.weight` B (C, R) and `decoder.bias` c (C,), which need 2*C*R + C numbers in place of C*C. Until a
+    label has been seen often its low-rank row is nearly uniform: expect nothing from labels seen a few times.
+
+    Args:
+        num_classes: C, at least 1.
+        rank: R of a low-rank table, at least 1; None for a dense one (at most 20,000 labels).
+        label_names: C names, kept when the table is saved and used by `nearest`.
+
+    Raises:
+        ValueError: a size is not positive, the names are not C, or a dense table is asked for too many labels.
+
+    Source: Sun et al. 2017, arXiv 1710.10393, sections 2.2 (dense) and 2.3 (compressed).
+    """
+
+    def __init__(self, num_classes: int, *, rank: int | None = None, label_names: Sequence[str] | None = None) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        if rank is not None and rank < 1:
+            raise ValueError(f"rank must be at least 1, or None for a dense table, got {rank}")
+        if rank is None:
+            check_dense(num_classes)
+        self.num_classes = num_classes
+        self.rank = rank
+        self.label_names = _checked_names(label_names, num_classes)
+        if rank is None:
+            self.weight = nn.Parameter(torch.eye(num_classes))
+        else:
+            self.rows = nn.Embedding(num_classes, rank)
+            self.decoder = nn.Linear(rank, num_classes)
+
+    def row_logits(self, labels: Tensor | None = None) -> Tensor:
+        """The unnormalised rows e of `labels` (K,) int64, or of all labels in order; (K, C), differentiable."""
+        if self.rank is None:
+            return self.weight if labels is None else F.embedding(labels, self.weight)
+        codes = self.rows.weight if labels is None else self.rows(labels)  # (K, R)
+        return F.relu(self.decoder(codes))  # (K, C)
+
+    def copy(self, *, frozen: bool = False) -> "LabelTable":
+        """A table of its own with the same values; a frozen one holds buffers under the same names."""
+        own = copy.deepcopy(self)
+        for module in own.modules() if frozen else ():
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                delattr(module, name)
+                module.register_buffer(name, parameter.detach())
+        return own
+
+    @torch.no_grad()
+    def soft_labels(self, labels: Tensor | None = None) -> Tensor:
+        """The soft labels softmax(e): each row sums to 1.
+
+        Args:
+            labels: (K,) int64 in [0, C); None for all labels, which for a large table needs C*C numbers: ask for
+                the rows you need.
+
+        Returns:
+            (K, C) in float32 or the table's wider type, without gradient.
+        """
+        rows = self.row_logits(labels)
+        return rows.to(torch.promote_types(rows.dtype, torch.float32)).softmax(dim=1)  # (K, C)
+
+    @torch.no_grad()
+    def nearest(
+        self, labels: Sequence[int | str] | Tensor | None = None, k: int = 5
+    ) -> list[list[tuple[str | int, float]]]:
+        """The k other labels with the largest soft label values, for each of `labels` (None: all).
+
+        Rows are computed in blocks, so a million labels need no more memory than a few.
+
+        Args:
+            labels: indices in [0, C), or names where the table has them.
+            k: at least 1; at most C - 1 pairs come back.
+
+        Returns:
+            For each label its (label, value) pairs, values descending, ties by index; names where the table has them.
+
+        Raises:
+            ValueError: a label that the table does not have, or k below 1.
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        wanted = torch.tensor(self._indices(labels), dtype=torch.long, device=self._device)
+        results: list[list[tuple[str | int, float]]] = []
+        for block in _blocks(wanted, self.num_classes):
+            soft = self.soft_labels(block)  # (K, C)
+            soft.scatter_(1, block[:, None], -1.0)  # a label is not its own neighbour
+            for row in soft:
+                indices = _largest(row, min(k, self.num_classes - 1))
+                values = row[indices].tolist()
+                results.append([(self._name(i), v) for i, v in zip(indices.tolist(), values, strict=True)])
+        return results
+
+    def save(self, path: str | Path) -> None:
+        """Write the table as a safetensors file with its label names, atomically."""
+        from safetensors.torch import save
+
+        metadata = {"format": _FORMAT, "version": _VERSION}
+        if self.label_names is not None:
+            metadata["label_names"] = json.dumps(self.label_names, ensure_ascii=False)
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        write_atomically(Path(path), save(tensors, metadata=metadata))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "LabelTable":
+        """Read a table that `save` wrote. No code of the file is executed.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is damaged, cut short, of another format or a later version.
+        """
+        tensors, metadata = _read(Path(path))
+        rank = None if "weight" in tensors else tensors["rows.weight"].shape[1]
+        num_classes = tensors["weight" if rank is None else "rows.weight"].shape[0]
+        names = json.loads(metadata["label_names"]) if "label_names" in metadata else None
+        try:
+            with torch.device("meta"):  # the file's tensors take the place of the initial values: draw none
+                table = cls(num_classes, rank=rank, label_names=names)
+            table.load_state_dict(tensors, assign=True)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"{path} is not a whole label table: {error}") from error
+        return table.requires_grad_()
+
+    @property
+    def _device(self) -> torch.device:
+        return (self.weight if self.rank is None else self.rows.weight).device
+
+    def _name(self, index: int) -> str | int:
+        return index if self.label_names is None else self.label_names[index]
+
+    def _indices(self, labels: Sequence[int | str] | Tensor | None) -> list[int]:
+        if labels is None:
+            return list(range(self.num_classes))
+        index_of = {name: index for index, name in enumerate(self.label_names or [])}
+        indices = []
+        for label in labels.tolist() if isinstance(labels, Tensor) else labels:
+            index = index_of.get(label) if isinstance(label, str) else label
+            if index is None or not 0 <= index < self.num_classes:
+                expected = "one of its names" if isinstance(label, str) else f"0 to {self.num_classes - 1}"
+                raise ValueError(f"the table has no label {label!r}, expected {expected}")
+            indices.append(int(index))
+        return indices
+
+
+def check_dense(num_classes: int) -> None:
+    """Refuse a (C, C) table whose size would surprise: above 20,000 labels.
+
+    Raises:
+        ValueError: names the memory it would take and the low-rank table as the way out.
+    """
+    if num_classes > MAX_DENSE_CLASSES:
+        gigabytes = num_classes**2 * 4 / 1e9
+        raise ValueError(
+            f"a dense table of {num_classes:,} x {num_classes:,} labels takes {gigabytes:.1f} GB, and four times that "
+            f"with gradient and Adam state; above {MAX_DENSE_CLASSES:,} labels use a low-rank table, e.g. rank=256"
+        )
+
+
+def _blocks(labels: Tensor, num_classes: int) -> Iterator[Tensor]:
+    block_size = max(1, _BLOCK_NUMEL // num_classes)
+    for start in range(0, len(labels), block_size):
+        yield labels[start : start + block_size]
+
+
+def _largest(row: Tensor, k: int) -> Tensor:
+    """Indices (k,) of the largest values of `row` (C,), descending, ties by index (topk promises no order of ties)."""
+    if k == 0:
+        return row.new_empty(0, dtype=torch.long)
+    threshold = row.topk(k).values[-1]
+    above = (row > threshold).nonzero().squeeze(1)  # fewer than k
+    tied = (row == threshold).nonzero().squeeze(1)[: k - len(above)]
+    candidates = torch.cat([above, tied])
+    return candidates[row[candidates].sort(descending=True, stable=True).indices]
+
+
+def _checked_names(label_names: Sequence[str] | None, num_classes: int) -> list[str] | None:
+    if label_names is None:
+        return None
+    if len(label_names) != num_classes:
+        raise ValueError(f"label_names must have one name a label: expected {num_classes}, got {len(label_names)}")
+    return list(label_names)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise FileNotFoundError(f"no label table at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+    if metadata.get("format") != _FORMAT or metadata.get("version") != _VERSION:
+        found = f"format {metadata.get('format')!r}, version {metadata.get('version')!r}"
+        raise ValueError(f"{path} is no label table of version {_VERSION}: it says {found}")
+    if "weight" not in tensors and "rows.weight" not in tensors:
+        raise ValueError(f"{path} has neither a dense nor a low-rank table: {sorted(tensors)}")
+    return tensors, metadata

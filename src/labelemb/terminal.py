@@ -1,0 +1,59 @@
+"""What a command shows while it works."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from labelemb.compare import Standing
+
+_REFRESH_SECONDS = 0.2
+
+
+def _bar(quiet: bool) -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[message]}"),
+    )
+    return Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True, refresh_per_second=4)
+
+
+@contextmanager
+def step_progress(title: str, quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar over the steps of one run, with time left and what the last epoch gave."""
+    with _bar(quiet) as bar:
+        task = bar.add_task(title, total=None, message="")
+        last = 0.0
+
+        def show(done: int, planned: int, message: str) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if message:
+                bar.update(task, completed=done, total=planned, message=message)
+            elif now - last > _REFRESH_SECONDS:  # a bar drawn every step would cost more than the step
+                bar.update(task, completed=done, total=planned)
+                last = now
+
+        yield show
+
+
+@contextmanager
+def comparison_progress(title: str, quiet: bool) -> Iterator[Callable[["Standing"], None]]:
+    """A bar over all runs of a comparison."""
+    with _bar(quiet) as bar:
+        task = bar.add_task(title, total=1.0, message="")
+
+        def show(standing: "Standing") -> None:
+            message = f"{standing.finished} of {standing.total} runs"
+            bar.update(task, completed=standing.progress, message=message)
+
+        yield show

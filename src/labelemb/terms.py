@@ -1,0 +1,155 @@
+"""The terms of a loss, from values of single items: ignored items, class weights, the one divisor. For all modes."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+Reduction = Literal["mean", "sum", "none"]
+
+
+class LossTerms(NamedTuple):
+    """The five terms, unweighted, and the loss they make. Each 0-d, or (N,) with reduction "none".
+
+    hard: cross entropy with the target. soft: cross entropy with the soft labels. aux: cross entropy of the auxiliary
+    head. cap: its confidence above the cap. match: cross entropy of the label table with the auxiliary predictions of
+    the matched items. total: hard_weight*hard + soft_weight*soft + aux + cap_weight*cap + match, what `forward`
+    returns. A mode without a term has 0 there.
+    """
+
+    hard: Tensor
+    soft: Tensor
+    aux: Tensor
+    cap: Tensor
+    match: Tensor
+    total: Tensor
+
+
+class Weights(NamedTuple):
+    """The settings of the loss that enter the values of single items."""
+
+    hard: float
+    soft: float
+    cap_weight: float
+    cap: float
+    temperature: float
+
+
+def is_distribution(target: Tensor) -> bool:
+    """Whether `target` holds class probabilities (N, C) and not class indices (N,)."""
+    return target.is_floating_point()
+
+
+def pick(values: Tensor, target: Tensor) -> Tensor:
+    """The expectation (N,) of `values` (N, C) under `target`: an index picks its entry, a distribution averages."""
+    if is_distribution(target):
+        return (values * target).sum(dim=1)
+    return values.gather(1, target[:, None]).squeeze(1)
+
+
+def prepare(
+    target: Tensor,
+    class_weight: Tensor | None,
+    ignore_index: int,
+    num_items: Tensor | int | None,
+    reduction: Reduction,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """Split a target into what the terms need and the factor of each item in the reduction.
+
+    Args:
+        target: (N,) integer indices or (N, C) class probabilities.
+        class_weight: (C,) or None.
+        ignore_index: the index that marks an ignored item.
+        num_items: what replaces the divisor of a mean, or None.
+        reduction: of the loss.
+        dtype: of the factors: that in which the terms are summed.
+
+    Returns:
+        A target that is legal everywhere (an ignored index becomes 0; class weights are multiplied into a
+        distribution), and the factors (N,): 0 for an ignored item, the class weight of the others, for a mean divided
+        by the number of items not ignored (the sum of their class weights) or by `num_items`.
+    """
+    if is_distribution(target):
+        kept = (target != 0).any(dim=1).to(dtype)  # (N,)
+        target = target.to(dtype) if class_weight is None else target.to(dtype) * class_weight  # (N, C)
+        divisor = kept.sum() if class_weight is None else target.sum()
+    else:
+        mask = target != ignore_index  # (N,)
+        target = torch.where(mask, target, 0).long()  # indexing needs int64
+        kept = mask.to(dtype) if class_weight is None else mask * class_weight[target].to(dtype)
+        divisor = kept.sum()
+    if reduction != "mean":
+        return target, kept
+    if num_items is not None:
+        return target, kept / num_items
+    return target, kept / torch.where(divisor == 0, 1, divisor)  # no items at all: 0, never NaN
+
+
+def weighted_terms(
+    values: Tensor, item_weight: Tensor, weights: Weights, reduction: Reduction
+) -> tuple[Tensor, Tensor]:
+    """The five terms (5,) and their weighted sum 0-d, or (5, N) and (N,), from values (5, N) and factors (N,)."""
+    terms = values * item_weight if reduction == "none" else values @ item_weight  # (5, N) or (5,)
+    hard, soft, aux, cap, match = terms.unbind()
+    return terms, weights.hard * hard + weights.soft * soft + aux + weights.cap_weight * cap + match
+
+
+def widened(values: Tensor) -> Tensor:
+    """`values` in float32 where they are narrower: every reduction runs at least there."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def check_reduction(reduction: str) -> None:
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+
+
+def check_num_items(num_items: Tensor | int | None, reduction: Reduction) -> None:
+    if num_items is not None and reduction != "mean":
+        raise ValueError(f"num_items replaces the divisor of reduction='mean'; reduction={reduction!r} has none")
+
+
+def checked_class_weight(class_weight: Tensor | None, num_classes: int) -> Tensor | None:
+    if class_weight is None:
+        return None
+    if class_weight.shape != (num_classes,):
+        raise ValueError(f"class_weight must be ({num_classes},), got {tuple(class_weight.shape)}")
+    return class_weight.detach().clone()
+
+
+def check_target(logits: Tensor, target: Tensor, num_classes: int, ignore_index: int) -> None:
+    """Raise ValueError where logits (N, C) and target do not fit each other; values are read on the CPU alone."""
+    if logits.ndim != 2 or logits.shape[1] != num_classes:
+        raise ValueError(
+            f"logits must be (N, {num_classes}), got {tuple(logits.shape)}; flatten (batch, time), drop padding first"
+        )
+    check_labels(target, logits.shape[0], num_classes, ignore_index)
+
+
+def check_labels(target: Tensor, num_items: int, num_classes: int, ignore_index: int) -> None:
+    """Raise ValueError unless `target` is (N,) integers in [0, C) or `ignore_index`, or (N, C) floats."""
+    expected = (num_items, num_classes) if is_distribution(target) else (num_items,)
+    if tuple(target.shape) != expected:
+        kind = "class probabilities" if is_distribution(target) else "class indices"
+        raise ValueError(f"target of {kind} ({target.dtype}) must be {expected}, got {tuple(target.shape)}")
+    if is_distribution(target):
+        return
+    if target.dtype == torch.bool or target.is_complex():
+        raise ValueError(f"target must be integer class indices or floating point probabilities, got {target.dtype}")
+    _check_range(target, num_classes, ignore_index)
+
+
+def _check_range(target: Tensor, num_classes: int, ignore_index: int) -> None:
+    if torch.compiler.is_compiling() or target.device.type != "cpu":
+        return  # reading values would break the graph, or wait for the device
+    try:
+        if target.numel() == 0 or (target.amin() >= 0 and target.amax() < num_classes):
+            return
+    except RuntimeError:  # under torch.func.vmap no value can be read
+        return
+    bad = target[((target < 0) | (target >= num_classes)) & (target != ignore_index)]
+    if bad.numel():
+        raise ValueError(
+            f"target must lie in 0 to {num_classes - 1} (or be ignore_index={ignore_index}), got {int(bad[0])}"
+        )

@@ -1,0 +1,157 @@
+import base64
+import io
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from labelemb.report.page import write_report
+from labelemb.run import RunFolder
+
+MakeRun = Callable[..., RunFolder]
+VOID = {"meta", "img", "br"}
+
+
+class Page(HTMLParser):
+    """The elements of a page, with a check that they are closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(text)
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._open += [tag] * (tag not in VOID)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def read(path: Path) -> Page:
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def test_report_writes_every_file_into_the_folder_it_was_given(make_run: MakeRun, tmp_path: Path) -> None:
+    for mode in ("baseline", "emb"):
+        for seed in range(2):
+            make_run(mode, seed)
+    folder = tmp_path / "runs" / "digits"
+    page = write_report([folder])
+    assert page == folder / "report.html"
+    expected = {"summary.json", "table.md", "curves.svg", "curves.png", "heatmap.svg", "heatmap.png", "report.html"}
+    assert {path.name for path in folder.iterdir() if path.is_file()} == expected
+    assert list(json.loads((folder / "summary.json").read_text())["modes"]) == ["baseline", "emb"]
+    assert (folder / "curves.svg").read_bytes().startswith(b"<?xml")
+    assert (folder / "heatmap.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_report_goes_where_it_is_told_and_merges_folders(make_run: MakeRun, tmp_path: Path) -> None:
+    folders = [make_run(mode, 0).path for mode in ("baseline", "emb")]
+    assert write_report(folders, output=tmp_path / "elsewhere") == tmp_path / "elsewhere" / "report.html"
+    assert not (folders[0] / "report.html").exists()
+
+
+def test_page_asks_for_nothing_outside_itself(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("emb", 0)
+    page = read(write_report([tmp_path]))
+    assert {tag for tag, _ in page.elements} & {"script", "link", "iframe", "object"} == set()
+    addresses = [value for _, attrs in page.elements for name, value in attrs.items() if name in {"src", "href"}]
+    assert len(addresses) == 3  # curves, heat map, calibration
+    assert all((address or "").startswith("data:image/") for address in addresses)
+    policy = next(attrs["content"] for tag, attrs in page.elements if tag == "meta" and "http-equiv" in attrs)
+    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def test_every_picture_has_an_alternative_text_and_is_whole(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("emb", 0)
+    page = read(write_report([tmp_path]))
+    images = [attrs for tag, attrs in page.elements if tag == "img"]
+    assert all(attrs["alt"] for attrs in images)
+    curves = (images[0]["src"] or "").removeprefix("data:image/svg+xml;base64,")
+    assert base64.b64decode(curves) == (tmp_path / "curves.svg").read_bytes()
+
+
+def test_names_are_text_and_never_elements(make_run: MakeRun, tmp_path: Path) -> None:
+    nasty = "<script>alert('&amp;')</script>"
+    run = make_run("emb", 0, label_names=[nasty, '"><img src=x>', "c"], settings={"note": nasty})
+    run.write_environment({"command": nasty, "end": "now", "versions": {nasty: nasty}})
+    page = read(write_report([tmp_path]))
+    assert not any(tag == "script" for tag, _ in page.elements)
+    assert len([tag for tag, _ in page.elements if tag == "img"]) == 3
+    assert page.text.count(nasty) >= 6
+
+
+def test_a_number_can_be_traced_to_settings_versions_and_commands(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("baseline", 0)
+    run = make_run("emb", 7)
+    text = read(write_report([tmp_path])).text
+    final = run.metrics[-1]["test_error"]
+    for fact in (
+        "optimizer.lr",
+        "0.001",
+        "versions.torch",
+        "2.13.0",
+        "labelemb compare digits",
+        "emb, seed 7",
+        f"{final:.6g}",
+    ):
+        assert fact in text
+
+
+def test_text_shows_its_words_and_the_signature(make_run: MakeRun, tmp_path: Path) -> None:
+    names = ["<pad>", *(f"từ{i}" for i in range(200))]
+    words = {"report": {"words": ["từ7", "từ150"]}}
+    run = make_run("emb", 0, recipe="iwslt15", metric="bleu", label_names=names, rank=4, settings=words)
+    run.examples.mkdir()
+    example = {"source": "the dog", "reference": "con chó", "output": "<unk> chó"}
+    (run.examples / "examples.jsonl").write_text(json.dumps(example) + "\n", encoding="utf-8")
+    text = read(write_report([tmp_path])).text
+    similar = text[text.index("Most similar labels") :]
+    assert re.search(r"từ7từ\d+ 0\.\d{3}", similar)
+    assert "tok:none" in text
+    assert "<unk> chó" in text
+
+
+def test_example_images_are_in_the_page_under_their_labels_names(make_run: MakeRun, tmp_path: Path) -> None:
+    from PIL import Image
+
+    run = make_run("emb", 0, label_names=["cat", "<dog>"])
+    run.examples.mkdir()
+    buffer = io.BytesIO()
+    Image.new("L", (8, 8), 200).save(buffer, "PNG")
+    (run.examples / "0001-0.png").write_bytes(buffer.getvalue())
+    images = [attrs for tag, attrs in read(write_report([tmp_path])).elements if tag == "img"]
+    assert images[-1]["alt"] == "<dog>"
+    assert images[-1]["src"] == "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def test_unfinished_runs_alone_still_make_a_page(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("emb", 0, done=5)
+    page = read(write_report([tmp_path]))
+    assert "Left out, unfinished: emb, seed 0 (epoch 5 of 30)." in page.text
+    assert json.loads((tmp_path / "summary.json").read_text())["modes"] == {}
+    assert not (tmp_path / "heatmap.svg").exists()
+
+
+def test_an_unknown_label_is_refused_before_anything_is_written(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("emb", 0)
+    with pytest.raises(ValueError, match="no label 'eleven'"):
+        write_report([tmp_path], labels=["eleven"])
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_reporting_imports_no_torch() -> None:
+    code = "import sys, labelemb.report.page; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,122 @@
+"""The run folder: what is written is read back; what is damaged is named."""
+
+import math
+from pathlib import Path
+
+import pytest
+from labelemb.run import RunFolder, find_runs
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return RunFolder.at(tmp_path, "digits", "emb", 7)
+
+
+def test_a_run_lies_at_recipe_mode_seed(run: RunFolder, tmp_path: Path) -> None:
+    assert run.path == tmp_path / "digits" / "emb" / "seed-07"
+    assert run.table == run.path / "label_embedding.safetensors"
+    assert (run.checkpoints, run.examples) == (run.path / "checkpoints", run.path / "examples")
+    assert RunFolder.at(tmp_path, "digits", "emb", 123).path.name == "seed-123"
+
+
+def test_a_folder_that_is_not_there_is_empty_and_unfinished(run: RunFolder) -> None:
+    assert not run.exists
+    assert not run.is_finished
+    assert (run.metrics, run.environment, run.evaluation) == ([], {}, {})
+    with pytest.raises(FileNotFoundError):
+        _ = run.config
+
+
+def test_config_environment_and_evaluation_come_back_as_written(run: RunFolder) -> None:
+    config = {"recipe": "digits", "seed": 7, "model": {"hidden": [256, 256]}, "names": ["đẹp"], "rate": 1e-3, "clip": None}
+    run.write_config(config)
+    run.write_environment({"torch": "2.9"})
+    run.write_evaluation({"num_test": 719})
+    again = RunFolder(run.path)
+    assert again.exists
+    assert list(again.config.items()) == list(config.items())
+    assert (again.environment, again.evaluation) == ({"torch": "2.9"}, {"num_test": 719})
+
+
+def test_a_config_written_anew_is_read_anew(run: RunFolder) -> None:
+    run.write_config({"seed": 1})
+    assert run.config == {"seed": 1}
+    run.write_config({"seed": 2})
+    assert run.config == {"seed": 2}
+
+
+def test_a_run_is_finished_when_its_end_is_written(run: RunFolder) -> None:
+    run.write_config({})
+    run.write_environment({"start": "2026-01-01T00:00:00", "end": None})
+    assert not run.is_finished
+    run.write_environment({"start": "2026-01-01T00:00:00", "end": "2026-01-01T00:01:00"})
+    assert run.is_finished
+
+
+def test_metrics_are_appended_and_rewritten(run: RunFolder) -> None:
+    run.write_metrics([])
+    rows = [{"epoch": 1, "train_loss": 0.5}, {"epoch": 2, "train_loss": 0.25}]
+    for row in rows:
+        run.append_metrics(row)
+    assert run.metrics == rows
+    run.write_metrics(rows[:1])
+    assert run.metrics == rows[:1]
+
+
+def test_numbers_that_json_lacks_become_null(run: RunFolder) -> None:
+    run.write_metrics([{"epoch": 1, "train_loss": math.nan, "test_nll": math.inf}])
+    run.append_metrics({"epoch": 2, "train_loss": -math.inf})
+    assert run.metrics == [{"epoch": 1, "train_loss": None, "test_nll": None}, {"epoch": 2, "train_loss": None}]
+
+
+def test_a_last_metrics_line_cut_by_a_crash_is_dropped(run: RunFolder) -> None:
+    run.write_metrics([{"epoch": 1}, {"epoch": 2}])
+    path = run.path / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-4])
+    assert run.metrics == [{"epoch": 1}]
+
+
+def test_a_row_appended_after_a_cut_line_is_not_lost(run: RunFolder) -> None:
+    run.write_metrics([{"epoch": 1}, {"epoch": 2}])
+    path = run.path / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-4])
+    run.write_metrics(run.metrics)  # what a resumed run does first
+    run.append_metrics({"epoch": 2})
+    assert run.metrics == [{"epoch": 1}, {"epoch": 2}]
+
+
+@pytest.mark.parametrize("content", [b'{"epoch": 1}\n{"ep\n{"epoch": 3}\n', b'{"epoch": 1}\n\xff\xfe\n', b"[1]\n{}\n"])
+def test_damaged_metrics_are_named(run: RunFolder, content: bytes) -> None:
+    run.write_metrics([])
+    (run.path / "metrics.jsonl").write_bytes(content)
+    with pytest.raises(ValueError, match=r"metrics\.jsonl is damaged") as error:
+        _ = run.metrics
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"a: [1\nb: 2", b"- 1\n- 2", b"", b"\xff\xfe\xfd", b"a: !!python/object/apply:os.getcwd []"])
+def test_a_damaged_config_is_named_and_runs_no_code(run: RunFolder, content: bytes) -> None:
+    run.write_config({})
+    (run.path / "config.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=r"config\.yaml is damaged") as error:
+        _ = RunFolder(run.path).config
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["environment", "evaluation"])
+@pytest.mark.parametrize("content", [b'{"end": ', b"[]", b"", b"\xff"])
+def test_damaged_json_is_named(run: RunFolder, name: str, content: bytes) -> None:
+    run.write_config({})
+    (run.path / f"{name}.json").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name}\.json is damaged") as error:
+        getattr(run, name)
+    assert "\n" not in str(error.value)
+
+
+def test_runs_are_found_by_mode_then_by_number_of_seed(tmp_path: Path) -> None:
+    for mode, seed in [("emb", 10), ("emb", 9), ("emb", 100), ("baseline", 2)]:
+        RunFolder.at(tmp_path, "digits", mode, seed).write_config({})
+    found = [run.path.relative_to(tmp_path / "digits").as_posix() for run in find_runs(tmp_path)]
+    assert found == ["baseline/seed-02", "emb/seed-09", "emb/seed-10", "emb/seed-100"]
+    assert [run.path.name for run in find_runs(tmp_path / "digits" / "emb" / "seed-09")] == ["seed-09"]
+    assert not list(find_runs(tmp_path / "nothing"))
