@@ -45,9 +45,10 @@ class ForgottenParameters:
 
 def _version_of_network(logits: Tensor) -> int | None:
     """How often the first parameter found behind `logits` has been changed in place; None where there is none."""
-    node = logits.grad_fn
+    if logits.is_leaf:
+        return logits._version
     seen = set()
-    stack = [node]
+    stack = [logits.grad_fn]
     while stack:
         node = stack.pop()
         if node is None or node in seen:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from labelemb.closed_form import index_terms
 from labelemb.forgotten import ForgottenParameters
+from labelemb.fused import fused_label_embedding_terms
 from labelemb.table import LabelTable, check_dense
 from labelemb.terms import (
     LossTerms,
@@ -148,6 +149,30 @@ class LabelEmbeddingLoss(nn.Module):
         terms, total = self._terms_and_total(logits, target, features, num_items)
         hard, soft, aux, cap, match = terms.unbind()
         return LossTerms(hard, soft, aux, cap, match, total)
+
+    def fused(
+        self,
+        features: Tensor,
+        target: Tensor,
+        head: nn.Linear,
+        *,
+        num_items: Tensor | int | None = None,
+        chunk_size: int | None = None,
+    ) -> Tensor:
+        """The loss of `head(features)` without ever making an (N, C) tensor: for large label sets.
+
+        Args:
+            features: (N, D), with gradients to the network.
+            target: (N,) indices.
+            head: the classifier, D features to C logits.
+            num_items: as for `forward`.
+            chunk_size: items in a chunk; None chooses.
+
+        Returns:
+            The loss, 0-d; reduction "none" is an error. See labelemb.fused for types, memory and what autograd may do.
+        """
+        self._forgotten.check(self, head.weight)
+        return fused_label_embedding_terms(self, features, target, head, num_items, chunk_size).total
 
     def _terms_and_total(
         self, logits: Tensor, target: Tensor, features: Tensor | None, num_items: Tensor | int | None

@@ -69,7 +69,7 @@ class ClassificationMetrics:
         correct = predicted == target
         _, confidence_sums, correct_counts = calibration_bins(confidence, correct)
         return {
-            "error": 1 - correct.sum().item() / len(target),
+            "error": (~correct).sum().item() / len(target),
             "nll": nll.double().mean().item(),
             "ece": (confidence_sums - correct_counts).abs().sum().item() / len(target),
         }

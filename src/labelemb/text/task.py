@@ -5,6 +5,7 @@ import math
 import sys
 from collections.abc import Iterator
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,11 +20,9 @@ from labelemb.modes import Criterion, baseline, make_criterion
 from labelemb.run import RunFolder
 from labelemb.seeds import derived_seed
 from labelemb.table import LabelTable
-from labelemb.text.best import BestNetwork
-from labelemb.text.corpus import Batch, Corpus, Split, batch_indices, make_batch, ordered_indices
-from labelemb.text.scores import score_texts
-from labelemb.text.trained import write_vocabularies
-from labelemb.text.translate import Network, Translation, Translator, make_network
+from labelemb.text.corpus import Batch, Corpus, Counts, Split, batch_indices, make_batch, ordered_indices
+from labelemb.text.trained import BestNetwork, score_lines, write_vocabularies
+from labelemb.text.translate import Network, Translator, make_network
 from labelemb.text.vocab import PAD
 
 _NUM_EXAMPLES = 20
@@ -78,35 +77,134 @@ class TextTask:
     def batches(self, epoch: int, first: int) -> Iterator[Step]:
         """Batches of an epoch from number `first` on; the order is drawn from (seed, epoch), torch's state unused."""
         for indices in self._batch_indices(epoch)[first:]:
-            yield self._on_device(make_batch(self.corpus.train, indices))
+            yield self._step(make_batch(self.corpus.train, indices))
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
-        """Perplexity and greedy score on the development set, in the last epochs the beam's; keeps the best network."""
-        valid, metric = self.corpus.valid, self.settings.metric
+        """Perplexity and greedy scores on the development set, in the last epochs the beam's; keeps the best network."""
+        network, valid, decode = self.module.network, self.corpus.valid, self.settings.decode
         row = {"valid_perplexity": self._perplexity(valid)}
-        scores = self._score(self._translate(self.module.network, valid, beam=1), valid)
+        scores, _ = self._score(self._translate(network, valid, beam=1), valid)
         row |= {f"valid_{name}": value for name, value in scores.items()}
-        decode = self.settings.decode
         if decode.beam > 1 and epoch > self.settings.epochs - decode.beam_epochs:
-            beam_scores = self._score(self._translate(self.module.network, valid), valid)
+            beam_scores, _ = self._score(self._translate(network, valid), valid)
             row |= {f"valid_beam_{name}": value for name, value in beam_scores.items()}
         # The greedy score chooses: it alone is there for every epoch.
-        self.best.offer(self.module.network, epoch, epoch * self.num_batches, scores[metric])
+        self.best.offer(network, epoch, epoch * self.num_batches, scores[self.settings.metric])
         return row
 
     def finish(self) -> None:
         """Search with the best network; write evaluation.json, predictions.txt, examples and the learned table."""
-        network = deepcopy(self.module.network).eval()  # the module keeps the last epoch's, for its checkpoint
+        network = deepcopy(self.module.network)  # the module keeps the last epoch's, for its checkpoint
         network.load_state_dict(self.best.load())
-        evaluation: dict[str, Any] = {"best": self.best.record, "test": None}
-        for name, split in {"valid": self.corpus.valid, "test": self.corpus.test}.items():
-            if split is not None:
-                outputs = self._translate(network, split)
-                evaluation[name] = self._score(outputs, split)
-                self._write_outputs(split, outputs, evaluation[name])
-        evaluation["signature"] = self._signature
-        self.folder.write_evaluation(evaluation)
+        network.eval()
+        evaluation: dict[str, Any] = {"best": self.best.record, "scored_on": "valid"}
+        outputs = self._translate(network, self.corpus.valid)
+        evaluation["valid"], signature = self._score(outputs, self.corpus.valid)
+        evaluation["test"], scored = evaluation["valid"], self.corpus.valid
+        if self.corpus.test is not None:
+            outputs, scored = self._translate(network, self.corpus.test), self.corpus.test
+            evaluation["test"], _ = self._score(outputs, scored)
+            evaluation["scored_on"] = "test"
+        self.folder.write_evaluation(evaluation | {"signature": signature})
+        self._write_outputs(outputs, scored, signature)
         if isinstance(self.module.criterion, LabelEmbeddingLoss):
             table = self.module.criterion.table
             table.label_names = list(self.corpus.target_vocabulary.tokens)
             table.save(self.folder.table)
+
+    def _batch_indices(self, epoch: int) -> list[Counts]:
+        settings = self.settings
+        seed = derived_seed(settings.seed, "order")
+        return batch_indices(
+            self.corpus.train, seed=seed, epoch=epoch, pairs=settings.batch_size, tokens=settings.batch_tokens
+        )
+
+    def _step(self, batch: Batch) -> Step:
+        """A batch as the module takes it. Lengths stay on the CPU, where they decide shapes; so is the plan made."""
+        target = batch.target_out[batch.target_out != PAD]  # (N,), row by row as the features
+        plan = plan_labels(target)
+        source, target_in, target = (part.to(self.device) for part in (batch.source, batch.target_in, target))
+        return source, batch.source_lengths, target_in, batch.target_lengths, target, plan.to(self.device)
+
+    @torch.no_grad()
+    def _perplexity(self, split: Split) -> float:
+        """exp of the mean cross entropy a token, `</s>` counted: the hard term alone, whatever the mode."""
+        network = self.module.network
+        loss = FusedLabelEmbeddingLoss(baseline(network.head.out_features), network.head)
+        total, count = torch.zeros((), device=self.device), 0
+        for indices in ordered_indices(split):
+            *inputs, target, plan = self._step(make_batch(split, indices))
+            with self._autocast():
+                total += loss.terms(network.features(*inputs), target, plan=plan).hard * len(target)
+            count += len(target)
+        return math.exp(min(total.item() / count, 700.0))
+
+    def _translate(self, network: Network, split: Split, *, beam: int | None = None) -> list[str]:
+        vocabularies = self.corpus.source_vocabulary, self.corpus.target_vocabulary
+        translator = Translator(network, *vocabularies, self.settings.decode)
+        with self._autocast():
+            return [output.text for output in translator.translate(split.source_lines, beam=beam)]
+
+    def _score(self, outputs: list[str], split: Split) -> tuple[dict[str, float], str]:
+        return score_lines(self.settings, outputs, split.target_lines)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16")
+
+    def _write_outputs(self, outputs: list[str], split: Split, signature: str) -> None:
+        lines = [f"# {signature}", *outputs]
+        write_atomically(self.folder.path / "predictions.txt", "".join(f"{line}\n" for line in lines).encode())
+        triples = zip(split.source_lines, split.target_lines, outputs, strict=True)
+        examples = [dict(zip(("source", "reference", "output"), triple, strict=True)) for triple in triples]
+        rows = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in examples[:_NUM_EXAMPLES])
+        write_atomically(self.folder.examples / "examples.jsonl", rows.encode())
+
+
+def _load_corpus(settings: TextSettings) -> Corpus:
+    data = settings.data
+    if data.path is None:
+        raise InputError(
+            f"{settings.recipe} needs a corpus: get {data.source}, run `labelemb preprocess` on it and give the folder "
+            "that it wrote as --data FOLDER"
+        )
+    try:
+        return Corpus.load(data.path)
+    except ValueError as error:
+        raise InputError(f"--data {error}") from None
+
+
+def _make_module(settings: TextSettings, corpus: Corpus) -> TextModule:
+    """Network first, then criterion, each from its own seed: all modes of a seed start from the same network."""
+    sizes = len(corpus.source_vocabulary), len(corpus.target_vocabulary)
+    torch.manual_seed(derived_seed(settings.seed, "network"))
+    network = make_network(settings.model, *sizes, shared=corpus.metadata["share"])
+    torch.manual_seed(derived_seed(settings.seed, "criterion"))
+    names = list(corpus.target_vocabulary.tokens)
+    table = None if settings.loss.table is None else _load_table(settings.loss.table, names)
+    options = settings.loss.criterion_options
+    if table is not None:
+        options["rank"] = None  # the table's own
+    try:
+        criterion = make_criterion(settings.mode, network.num_features, sizes[1], table=table, **options)
+    except ValueError as error:
+        raise InputError(f"loss: {error}") from None
+    torch.manual_seed(derived_seed(settings.seed, "training"))
+    return TextModule(network, criterion)
+
+
+def _load_table(path: Path, label_names: list[str]) -> LabelTable:
+    try:
+        table = LabelTable.load(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--table: {error}") from None
+    if table.label_names not in (None, label_names):
+        raise InputError(f"--table {path} was learned for another target vocabulary than the corpus has")
+    return table
+
+
+def _announce(settings: TextSettings, num_batches: int) -> None:
+    """Say when the soft labels join in, and refuse a run in which they never would."""
+    after = planned_soft_after(settings, num_batches)
+    if after:
+        epoch = after // num_batches + 1
+        print(f"{settings.mode}: soft labels from epoch {epoch} of {settings.epochs}", file=sys.stderr)
