@@ -112,7 +112,7 @@ def direct(problem: Problem) -> Tensor:
     cap = F.relu(aux_log_probs.exp().gather(1, gold).squeeze(1) - criterion.cap)
     matched = aux_logits.gather(1, gold).squeeze(1) == aux_logits.max(1).values
     tempered = (aux_logits.detach() / criterion.temperature).softmax(1)
-    match = -matched * (tempered * rows.log_softmax(1)).sum(1)
+    match = -(matched * (tempered * rows.log_softmax(1)).sum(1))
     return (
         criterion.hard_weight * hard + criterion.soft_weight * soft + aux + criterion.cap_weight * cap + match
     ).mean()

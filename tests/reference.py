@@ -125,7 +125,10 @@ def loss(
 
 def linear(inputs: Matrix, weight: Matrix, bias: Row) -> Matrix:
     return [
-        [math.fsum(x * w for x, w in zip(row, weights, strict=True)) + b for weights, b in zip(weight, bias, strict=True)]
+        [
+            math.fsum(x * w for x, w in zip(row, weights, strict=True)) + b
+            for weights, b in zip(weight, bias, strict=True)
+        ]
         for row in inputs
     ]
 

@@ -6,6 +6,7 @@ import stat
 from pathlib import Path
 
 import pytest
+
 from labelemb.files import write_atomically, write_json
 
 

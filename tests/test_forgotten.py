@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable
 
 import pytest
 import torch
-from labelemb import LabelEmbeddingLoss, LabelTable
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
+
+from labelemb import LabelEmbeddingLoss, LabelTable
 
 NUM_CALLS = 250
 
@@ -75,9 +76,7 @@ def test_nothing_is_said_when_the_optimiser_has_them(
     update_every: int,
 ) -> None:
     criterion = LabelEmbeddingLoss(4, 5)
-    assert not train(
-        criterion, optimizer_of, criterion_optimizer_of=criterion_optimizer_of, update_every=update_every
-    )
+    assert not train(criterion, optimizer_of, criterion_optimizer_of=criterion_optimizer_of, update_every=update_every)
 
 
 def test_nothing_is_said_while_gradients_accumulate() -> None:

@@ -6,12 +6,12 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
-from labelemb import LabelEmbeddingLoss, LabelTable
 from tests import reference
 from torch import Tensor, nn
 
+from labelemb import LabelEmbeddingLoss, LabelTable
+
 RANKS = [None, 3]
-TOLERANCE = {"rtol": 1e-10, "atol": 1e-10}
 
 
 class Problem(NamedTuple):
@@ -36,6 +36,10 @@ def problem(
     assert criterion.aux_head is not None
     target[::2] = criterion.aux_head(features).argmax(dim=1)[::2]  # every second item matches
     return Problem(criterion, logits.requires_grad_(), target, features.requires_grad_())
+
+
+def assert_close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
 def settings_of(criterion: LabelEmbeddingLoss) -> reference.Settings:
@@ -67,9 +71,7 @@ def expected_loss(
         logits.tolist(), aux_logits, rows, target.tolist(), settings_of(criterion), weights, num_items
     )
     gradients = {"logits": expected.d_logits}
-    d_weight, d_bias, _ = reference.linear_gradients(
-        features.tolist(), state["aux_head.weight"], expected.d_aux_logits
-    )
+    d_weight, d_bias, _ = reference.linear_gradients(features.tolist(), state["aux_head.weight"], expected.d_aux_logits)
     gradients |= {"aux_head.weight": d_weight, "aux_head.bias": [d_bias]}
     if "table.weight" in state:
         gradients["table.weight"] = expected.d_rows
@@ -90,12 +92,12 @@ def assert_equals_the_loops(task: Problem, target: Tensor, num_items: float | No
     divisor = None if num_items is None else torch.tensor(num_items, dtype=torch.float64)
     terms = criterion.terms(logits, target, features, num_items=divisor)
     got = torch.stack(terms)
-    torch.testing.assert_close(got, torch.tensor([*expected.terms, expected.total], dtype=torch.float64), **TOLERANCE)
+    assert_close(got, torch.tensor([*expected.terms, expected.total], dtype=torch.float64))
     loss = criterion(logits, target, features, num_items=divisor)
     assert loss.item() == terms.total.item()
     found = {"logits": logits} | dict(criterion.named_parameters())
     for name, gradient in zip(found, torch.autograd.grad(loss, list(found.values())), strict=True):
-        torch.testing.assert_close(gradient, gradients[name].view_as(gradient), **TOLERANCE)
+        assert_close(gradient, gradients[name].view_as(gradient))
 
 
 @pytest.mark.parametrize("rank", RANKS)
@@ -148,24 +150,22 @@ def test_single_items_equal_the_loops_without_reduction(rank: int | None) -> Non
     task.target[4] = -100
     expected, _ = expected_loss(task, task.target, class_weight=task.criterion.class_weight)
     terms = task.criterion.terms(task.logits, task.target, task.features)
-    torch.testing.assert_close(
-        torch.stack(terms[:5], dim=1), torch.tensor(expected.item_terms, dtype=torch.float64), **TOLERANCE
-    )
-    torch.testing.assert_close(terms.total, torch.tensor(expected.item_totals, dtype=torch.float64), **TOLERANCE)
+    assert_close(torch.stack(terms[:5], dim=1), torch.tensor(expected.item_terms, dtype=torch.float64))
+    assert_close(terms.total, torch.tensor(expected.item_totals, dtype=torch.float64))
     assert terms.total[4] == 0
     _, gradients = expected_loss(task, task.target, class_weight=task.criterion.class_weight, num_items=1.0)
     for name, parameter in {"logits": task.logits, **dict(task.criterion.named_parameters())}.items():
         (gradient,) = torch.autograd.grad(terms.total.sum(), [parameter], retain_graph=True)
-        torch.testing.assert_close(gradient, gradients[name].view_as(gradient), **TOLERANCE)
+        assert_close(gradient, gradients[name].view_as(gradient))
 
 
 def test_sum_is_the_sum_of_single_items() -> None:
     task = problem(7)
     values = {}
     for reduction in ("sum", "none"):
-        task.criterion.reduction = reduction  # type: ignore[assignment]
+        task.criterion.reduction = reduction
         values[reduction] = torch.stack(task.criterion.terms(task.logits, task.target, task.features))
-    torch.testing.assert_close(values["sum"], values["none"].sum(dim=1), **TOLERANCE)
+    assert_close(values["sum"], values["none"].sum(dim=1))
 
 
 def test_without_a_matched_item_the_match_is_0_and_the_table_rests() -> None:
@@ -185,7 +185,7 @@ def test_ties_match() -> None:
         nn.init.zeros_(parameter)
     terms = task.criterion.terms(task.logits, torch.tensor([0, 2, 4]), task.features)
     uniform_entropies = -task.criterion.table.weight.log_softmax(dim=1)[[0, 2, 4]].mean()
-    torch.testing.assert_close(terms.match, uniform_entropies, **TOLERANCE)
+    assert_close(terms.match, uniform_entropies)
     assert_equals_the_loops(task, torch.tensor([0, 2, 4]))
 
 
@@ -230,7 +230,7 @@ def test_fact_1_the_three_groups_receive_disjoint_gradients(rank: int | None, as
     logits = logits + 0.0 * features.sum()  # a network: the features stand in the graph of the logits
     given = F.one_hot(target, 5).double() if as_distribution else target
     terms = criterion.terms(logits, given, features)
-    groups = {
+    groups: dict[str, list[Tensor]] = {
         "network": [logits],
         "aux_head": list(aux_head_of(criterion).parameters()),
         "table": list(criterion.table.parameters()),
@@ -265,7 +265,9 @@ def test_fact_3_both_network_terms_share_one_log_sum_exp() -> None:
     soft_label = reference.softmax(criterion.table.weight[y].tolist())
     log_sum_exp = math.log(sum(math.exp(value) for value in z))
     inner = sum(s * value for s, value in zip(soft_label, z, strict=True))
-    assert (a * terms.hard + b * terms.soft).item() == pytest.approx((a + b) * log_sum_exp - a * z[y] - b * inner, abs=1e-10)
+    assert (a * terms.hard + b * terms.soft).item() == pytest.approx(
+        (a + b) * log_sum_exp - a * z[y] - b * inner, abs=1e-10
+    )
     (gradient,) = torch.autograd.grad(terms.total, logits)
     expected = [(a + b) * p - b * s for p, s in zip(reference.softmax(z), soft_label, strict=True)]
     expected[y] -= a
@@ -277,9 +279,7 @@ def test_fact_4_a_row_rests_at_the_mean_tempered_prediction_of_its_matched_items
     aux_logits = aux_head_of(criterion)(features)
     matched_label = int(aux_logits.argmax(dim=1).mode().values)
     target = torch.full((30,), matched_label)
-    predictions = [
-        reference.softmax(row, 2.0) for row in aux_logits.tolist() if max(row) == row[matched_label]
-    ]
+    predictions = [reference.softmax(row, 2.0) for row in aux_logits.tolist() if max(row) == row[matched_label]]
     assert 0 < len(predictions) < 30
     mean = torch.tensor(predictions, dtype=torch.float64).mean(dim=0)
     table = criterion.table.weight
@@ -310,7 +310,9 @@ def test_fact_5_the_gradient_on_the_gold_logit(cap_weight: float) -> None:
         assert gold_gradient(p, cap_weight) == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize(("cap_weight", "settles_at"), [(0.5, 1.0), (1.0, 1.0), (1.05, 1 / 1.05), (1.2, 0.9), (100.0, 0.9)])
+@pytest.mark.parametrize(
+    ("cap_weight", "settles_at"), [(0.5, 1.0), (1.0, 1.0), (1.05, 1 / 1.05), (1.2, 0.9), (100.0, 0.9)]
+)
 def test_fact_5_where_a_single_item_settles(cap_weight: float, settles_at: float) -> None:
     low, high = 0.5, 1 - 1e-9  # the gradient has one sign below the point where descent settles, the other above
     for _ in range(40):

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import pytest
+
 from labelemb.run import RunFolder, find_runs
 
 
@@ -28,7 +29,14 @@ def test_a_folder_that_is_not_there_is_empty_and_unfinished(run: RunFolder) -> N
 
 
 def test_config_environment_and_evaluation_come_back_as_written(run: RunFolder) -> None:
-    config = {"recipe": "digits", "seed": 7, "model": {"hidden": [256, 256]}, "names": ["đẹp"], "rate": 1e-3, "clip": None}
+    config = {
+        "recipe": "digits",
+        "seed": 7,
+        "model": {"hidden": [256, 256]},
+        "names": ["đẹp"],
+        "rate": 1e-3,
+        "clip": None,
+    }
     run.write_config(config)
     run.write_environment({"torch": "2.9"})
     run.write_evaluation({"num_test": 719})
@@ -85,7 +93,7 @@ def test_a_row_appended_after_a_cut_line_is_not_lost(run: RunFolder) -> None:
     assert run.metrics == [{"epoch": 1}, {"epoch": 2}]
 
 
-@pytest.mark.parametrize("content", [b'{"epoch": 1}\n{"ep\n{"epoch": 3}\n', b'{"epoch": 1}\n\xff\xfe\n', b"[1]\n{}\n"])
+@pytest.mark.parametrize("content", [b'{"epoch": 1}\n{"ep\n{"epoch": 3}\n', b'\xff\xfe\n{"epoch": 1}\n', b"[1]\n{}\n"])
 def test_damaged_metrics_are_named(run: RunFolder, content: bytes) -> None:
     run.write_metrics([])
     (run.path / "metrics.jsonl").write_bytes(content)
@@ -94,7 +102,9 @@ def test_damaged_metrics_are_named(run: RunFolder, content: bytes) -> None:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"a: [1\nb: 2", b"- 1\n- 2", b"", b"\xff\xfe\xfd", b"a: !!python/object/apply:os.getcwd []"])
+@pytest.mark.parametrize(
+    "content", [b"a: [1\nb: 2", b"- 1\n- 2", b"", b"\xff\xfe\xfd", b"a: !!python/object/apply:os.getcwd []"]
+)
 def test_a_damaged_config_is_named_and_runs_no_code(run: RunFolder, content: bytes) -> None:
     run.write_config({})
     (run.path / "config.yaml").write_bytes(content)
@@ -114,9 +124,9 @@ def test_damaged_json_is_named(run: RunFolder, name: str, content: bytes) -> Non
 
 
 def test_runs_are_found_by_mode_then_by_number_of_seed(tmp_path: Path) -> None:
-    for mode, seed in [("emb", 10), ("emb", 9), ("emb", 100), ("baseline", 2)]:
+    for mode, seed in [("emb", 100), ("emb", 9), ("emb", 99), ("baseline", 2)]:
         RunFolder.at(tmp_path, "digits", mode, seed).write_config({})
     found = [run.path.relative_to(tmp_path / "digits").as_posix() for run in find_runs(tmp_path)]
-    assert found == ["baseline/seed-02", "emb/seed-09", "emb/seed-10", "emb/seed-100"]
+    assert found == ["baseline/seed-02", "emb/seed-09", "emb/seed-99", "emb/seed-100"]
     assert [run.path.name for run in find_runs(tmp_path / "digits" / "emb" / "seed-09")] == ["seed-09"]
     assert not list(find_runs(tmp_path / "nothing"))

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from labelemb import LabelTable, table as table_module
 from safetensors.torch import save_file
 from tests import reference
 from torch import nn
+
+from labelemb import LabelTable
+from labelemb import table as table_module
 
 NAMES = ["chó", "trai", "chạy", "hát", "đẹp"]
 
@@ -25,7 +27,8 @@ def random_table(num_classes: int = 5, rank: int | None = None, label_names: lis
 
 
 @pytest.mark.parametrize(
-    ("rank", "expected"), [(None, {"weight": (5, 5)}), (2, {"rows.weight": (5, 2), "decoder.weight": (5, 2), "decoder.bias": (5,)})]
+    ("rank", "expected"),
+    [(None, {"weight": (5, 5)}), (2, {"rows.weight": (5, 2), "decoder.weight": (5, 2), "decoder.bias": (5,)})],
 )
 def test_state_dict_keys_are_exactly_the_fixed_names(rank: int | None, expected: dict[str, tuple[int, ...]]) -> None:
     state = LabelTable(5, rank=rank).state_dict()
@@ -59,7 +62,9 @@ def test_soft_labels_are_rows_that_sum_to_1_without_gradient(rank: int | None, d
     assert not soft_labels.requires_grad
     assert torch.allclose(soft_labels.sum(dim=1), torch.ones(7, dtype=soft_labels.dtype), atol=1e-6)
     labels = torch.tensor([6, 2])
-    assert torch.allclose(table.soft_labels(labels), soft_labels[labels], atol=1e-3 if dtype == torch.bfloat16 else 1e-6)
+    assert torch.allclose(
+        table.soft_labels(labels), soft_labels[labels], atol=1e-3 if dtype == torch.bfloat16 else 1e-6
+    )
 
 
 @pytest.mark.parametrize("rank", [None, 3])
@@ -105,7 +110,9 @@ def test_nearest_takes_and_gives_names() -> None:
 @pytest.mark.parametrize("rank", [None, 2])
 @pytest.mark.parametrize("names", [None, NAMES])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_save_and_load_keep_every_bit(rank: int | None, names: list[str] | None, dtype: torch.dtype, tmp_path: Path) -> None:
+def test_save_and_load_keep_every_bit(
+    rank: int | None, names: list[str] | None, dtype: torch.dtype, tmp_path: Path
+) -> None:
     table = random_table(rank=rank, label_names=names).to(dtype)
     table.save(tmp_path / "table.safetensors")
     loaded = LabelTable.load(str(tmp_path / "table.safetensors"))

@@ -36,7 +36,8 @@ def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], num_kept:
     """
     target = folder / f"step-{step:08d}"
     partial = folder / f".partial-{step:08d}"
-    shutil.rmtree(partial, ignore_errors=True)
+    for rest in folder.glob(".partial-*"):  # of a run that was killed while it wrote
+        shutil.rmtree(rest, ignore_errors=True)
     partial.mkdir(parents=True)
     tensors: dict[str, Tensor] = {}
     document = _without_tensors(state, "", tensors)
@@ -66,9 +67,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         if hashlib.sha256(content).hexdigest() != document["sha256"]:
             raise ValueError("the checksum does not fit")
         state = _with_tensors(document["state"], load(content))
-    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        if not isinstance(state, dict):
+            raise ValueError("its state is not a mapping")
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise ValueError(f"checkpoint {path} is damaged: {error}") from error
-    assert isinstance(state, dict)
     return state
 
 

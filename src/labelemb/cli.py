@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from labelemb import __version__
@@ -57,8 +56,8 @@ def recipes(recipe: Annotated[str | None, typer.Argument(help="A recipe: every s
 def train(
     recipe: Recipe,
     overrides: Overrides = None,
-    mode: Annotated[str, typer.Option("--mode", help="The soft labels to train with.")] = "emb",
-    seed: Annotated[int, typer.Option("--seed", help="Of network, batch order and augmentation.")] = 0,
+    mode: Annotated[str | None, typer.Option("--mode", help="The soft labels to train with.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of network, batch order and augmentation.")] = None,
     output: Output = Path("runs"),
     name: Name = None,
     data: Data = None,
@@ -81,7 +80,7 @@ def train(
     from labelemb.terminal import step_progress
 
     job = plan(settings, output, resume=resume, download=download)
-    with step_progress(f"{settings.recipe} {mode} seed {seed}", quiet) as progress:
+    with step_progress(f"{settings.recipe} {settings.mode} seed {settings.seed}", quiet) as progress:
         execute(job, progress)
     if not quiet:
         print(_last_row(job.folder.metrics))
@@ -141,6 +140,75 @@ def _compare(every: list[Settings], num_workers: int | None, output: Path, downl
     page = write_report([folder])
     print(summary_text([folder]))
     print(page)
+
+
+@app.command()
+def preprocess(
+    save_data: Annotated[Path, typer.Option(help="Folder to write the corpus to.")],
+    train_src: Annotated[Path | None, typer.Option(help="Training source, one sentence a line (.gz too).")] = None,
+    train_tgt: Annotated[Path | None, typer.Option(help="Training target, line by line the source's.")] = None,
+    valid_src: Annotated[Path | None, typer.Option(help="Development source.")] = None,
+    valid_tgt: Annotated[Path | None, typer.Option(help="Development target.")] = None,
+    test_src: Annotated[Path | None, typer.Option(help="Test source; the test pair may be left out.")] = None,
+    test_tgt: Annotated[Path | None, typer.Option(help="Test target.")] = None,
+    lcsts: Annotated[Path | None, typer.Option(help="Folder of the LCSTS distribution, for the six files.")] = None,
+    lower: Annotated[bool, typer.Option("--lower", help="Lower-case the tokens.")] = False,
+    share: Annotated[bool, typer.Option("--share", help="One vocabulary and embedding for both sides.")] = False,
+    char: Annotated[bool, typer.Option("--char", help="Characters as tokens.")] = False,
+    bpe: Annotated[int | None, typer.Option(help="Subwords as tokens: size of the vocabulary.")] = None,
+    src_vocab_size: Annotated[int, typer.Option(help="Most source entries.")] = 50000,
+    tgt_vocab_size: Annotated[int, typer.Option(help="Most target entries.")] = 50000,
+    src_length: Annotated[int, typer.Option(help="Longest training source, in tokens.")] = 50,
+    tgt_length: Annotated[int, typer.Option(help="Longest training target, in tokens.")] = 50,
+    cut: Annotated[bool, typer.Option("--cut", help="Shorten longer sources instead of dropping pairs.")] = False,
+    src_vocab: Annotated[Path | None, typer.Option(help="An existing source vocabulary (JSON).")] = None,
+    tgt_vocab: Annotated[Path | None, typer.Option(help="An existing target vocabulary (JSON).")] = None,
+    allow_dropping: Annotated[
+        bool, typer.Option("--allow-dropping", help="Go on if length limits remove most pairs.")
+    ] = False,
+) -> None:
+    """Encode parallel text, or LCSTS, as a corpus to train on."""
+    options = locals()  # one to one the fields of PreprocessOptions
+    from labelemb.text.preprocess import PreprocessOptions
+    from labelemb.text.preprocess import preprocess as write_corpus
+
+    print(write_corpus(PreprocessOptions(**options)))
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    output: Annotated[Path, typer.Option("--output", help="File to write.")],
+    src: Annotated[Path | None, typer.Option("--src", help="Text runs: source lines (.gz too).")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="A data set or corpus; its test set is scored.")] = None,
+    ref: Annotated[Path | None, typer.Option("--ref", help="References of --src, to score against.")] = None,
+    checkpoint: Annotated[str | None, typer.Option("--checkpoint", help="best (text: the default) or last.")] = None,
+    beam: Annotated[int | None, typer.Option("--beam", help="Hypotheses kept, 1 for greedy.")] = None,
+    max_length: Annotated[int | None, typer.Option("--max-length", help="Most output tokens.")] = None,
+    attention: Annotated[Path | None, typer.Option("--attention", help="File of attention weights.")] = None,
+    device: Device = None,
+) -> None:
+    """Write translations, summaries or class predictions; score them where references are given."""
+    from labelemb.config import ClassifySettings, parse_settings
+    from labelemb.run import RunFolder
+
+    folder = RunFolder(run)
+    if not folder.exists:
+        raise InputError(f"{run}: expected a run folder, with a config.yaml")
+    settings = parse_settings(folder.config, origin=str(run / "config.yaml"))
+    from labelemb.device import choose_device
+
+    if isinstance(settings, ClassifySettings):
+        if any(option is not None for option in (src, ref, beam, max_length, attention)) or checkpoint == "best":
+            raise InputError(f"{run} is a run on images: it takes --data, --output, --device, and its last checkpoint")
+        from labelemb.classify.predict import predict_images
+
+        print(predict_images(folder, settings, output, data, choose_device(device or "auto")))
+        return
+    from labelemb.text.predict import PredictOptions, predict_text
+
+    options = PredictOptions(output, src, data, ref, checkpoint or "best", beam, max_length, attention)
+    print(predict_text(folder, settings, options, choose_device(device or "auto")))
 
 
 @app.command()
@@ -209,9 +277,9 @@ def _fail_of(error: Exception) -> int:
     """The exit code of what is neither success nor input: a usage error, a request to stop, a run that failed."""
     from labelemb.stopping import Stopped
 
-    if isinstance(error, click.ClickException):
-        error.show()
-        return error.exit_code
+    format_message = getattr(error, "format_message", None)
+    if format_message is not None:  # a usage error; where its class stands differs between versions of typer
+        return _fail(format_message() or "expected a command", 2)
     if isinstance(error, Stopped):
         return _fail(str(error), 128 + error.signal_number)
     return _fail(f"{type(error).__name__}: {error}", 1)

@@ -12,6 +12,11 @@ from torch.autograd.function import once_differentiable
 from labelemb.terms import Weights
 
 
+def is_traced() -> bool:
+    """Whether a compiler or torch.func looks on: they take plain operations, and differentiate them well."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
 def index_terms(
     logits: Tensor,
     aux_logits: Tensor,
@@ -76,7 +81,8 @@ class _IndexTerms(torch.autograd.Function):
         match = -(mean * log_soft).sum(dim=1, keepdim=True) * matched
         total = (weights.hard * hard + aux + match).add_(soft, alpha=weights.soft).add_(cap, alpha=weights.cap_weight)
         values = torch.cat([hard, soft, aux, cap, match, total], dim=1)  # (N, 6)
-        values = item_weight @ values if summed else values.mul_(item_weight[:, None]).T  # (6,) or (6, N)
+        values.mul_(item_weight[:, None])
+        values = values.sum(dim=0) if summed else values.T  # (6,) or (6, N); no product: autocast would narrow it
         ctx.save_for_backward(index, item_weight, probs, aux_probs, soft_labels, mean, gold, matched)
         ctx.weights = weights
         ctx.set_materialize_grads(False)

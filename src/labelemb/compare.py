@@ -1,12 +1,14 @@
 """From a recipe to run folders: one run, or modes x seeds, in this process or several."""
 
 import os
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.queues import Queue, SimpleQueue
 from pathlib import Path
+from threading import Thread
 from typing import Any, NamedTuple
 
 from labelemb.config import TABLE_MODES, ClassifySettings, InputError, Settings, first_difference, load_recipe, plain
@@ -90,10 +92,11 @@ def execute(job: Job, report: Callable[[int, int, str], None] = lambda done, pla
     if job.folder.is_finished:
         return
     from labelemb.device import choose_device, describe_environment, now
-    from labelemb.engine import train
+    from labelemb.engine import planned_soft_after, train
 
     device = choose_device(job.settings.device)
     task = _make_task(job, device)
+    planned_soft_after(job.settings, task.num_batches)  # refused before there is a folder of these settings
     environment = describe_environment(device)
     job.folder.write_config(plain(job.settings))
     job.folder.write_environment(environment)
@@ -149,6 +152,8 @@ def execute_all(jobs: list[Job], num_workers: int, report: Callable[[Standing], 
 
 def _work(todo: "Queue[Job | None]", failures: "SimpleQueue[Exception]", threads: int) -> None:
     """One worker process: takes runs until there are none."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent passes it on as SIGTERM
+    Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
     torch.set_num_threads(threads)
@@ -157,12 +162,20 @@ def _work(todo: "Queue[Job | None]", failures: "SimpleQueue[Exception]", threads
             execute(job)
         except Stopped:
             return
-        except InputError as error:
-            failures.put(error)
+        except (ValueError, FileNotFoundError) as error:  # input, as in the command line
+            failures.put(InputError(str(error)))
             return
         except Exception as error:
             failures.put(RunFailed(f"{job.folder.path}: {type(error).__name__}: {error}"))
             return
+
+
+def _end_with_parent() -> None:
+    """Stop when the parent was killed: else the next comparison would meet this worker in the same folders."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def standing(jobs: list[Job]) -> Standing:

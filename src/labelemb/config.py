@@ -24,6 +24,8 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+FolderName = Annotated[str, Field(pattern=r"^[^/\\.][^/\\]*$")]  # one level below --output, never beside it
+DeviceName = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")]
 
 
 class InputError(ValueError):
@@ -113,13 +115,13 @@ class AugmentSettings(_Settings):
 class RunSettings(_Settings):
     """What every task has."""
 
-    recipe: str = Field(description="name of the recipe")
+    recipe: FolderName = Field(description="name of the recipe")
     description: str = Field("", description="one line on the recipe")
     mode: Mode = Field("emb", description="the soft labels trained with")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="of initial network, batch order, augmentation")
     epochs: Count = Field(30, description="passes over the training set")
     batch_size: Count = Field(64, description="items, or pairs of sentences, a step")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    device: DeviceName = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of the network's matrix products")
     compile: bool | None = Field(None, description="torch.compile; null: on a GPU only")
     loss: LossSettings = LossSettings()
@@ -156,7 +158,7 @@ class DecodeSettings(_Settings):
     max_length: Count = Field(50, description="words at most")
     length_penalty: NotNegative = Field(0.0, description="divide the score by length to this power")
     replace_unknown: bool = Field(True, description="replace an unknown word by the most attended source word")
-    beam_epochs: Annotated[int, Field(ge=0)] = Field(3, description="last epochs scored by beam search, not greedily")
+    beam_epochs: Annotated[int, Field(ge=0)] = Field(3, description="last epochs scored by beam search too")
 
 
 class ScoreSettings(_Settings):
@@ -169,7 +171,8 @@ class TextSettings(RunSettings):
     metric: Literal["bleu", "rougeL"] = "bleu"
     data: TextDataSettings
     model: TextModelSettings = TextModelSettings()
-    batch_tokens: Count | None = Field(None, description="target tokens a step in place of batch_size pairs")
+    batch_tokens: Count | None = Field(None, description="tokens of either side a step, in place of batch_size pairs")
+    compile: bool | None = Field(False, description="torch.compile; every batch has another shape, so rarely of use")
     decode: DecodeSettings = DecodeSettings()
     score: ScoreSettings = ScoreSettings()
 
@@ -196,16 +199,16 @@ def load_recipe(recipe: str, overrides: Sequence[str] = (), options: Mapping[str
     """
     values = _read_recipe(recipe)
     values.setdefault("recipe", Path(recipe).stem)
-    for key, value in [*_pairs(overrides), *(options or {}).items()]:
-        if value is not None:
-            _assign(values, key, value)
+    given = [(key, value) for key, value in (options or {}).items() if value is not None]
+    for key, value in [*_pairs(overrides), *given]:
+        _assign(values, key, value)
     return parse_settings(values, origin=recipe)
 
 
 def parse_settings(values: Mapping[str, Any], origin: str) -> Settings:
     """Settings from plain values, as a recipe or config.yaml holds them; `origin` is named in errors."""
     task = values.get("task")
-    if task not in _TASKS:
+    if not isinstance(task, str) or task not in _TASKS:
         raise InputError(f"{origin}: task: expected one of {', '.join(_TASKS)}, got {task!r}")
     try:
         settings: Settings = _TASKS[task].model_validate(dict(values))
@@ -287,6 +290,9 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
 
 def _check(settings: Settings, origin: str) -> None:
     """Contradictions between settings that are each legal."""
+    for mode in settings.compare.modes:
+        if settings.compare.modes.count(mode) > 1:
+            raise InputError(f"{origin}: compare.modes: {mode} stands there twice")
     if settings.mode in TABLE_MODES and settings.loss.table is None:
         raise InputError(f"{origin}: mode {settings.mode} needs a learned label table: --table FILE")
     if settings.mode not in TABLE_MODES and settings.loss.table is not None:
@@ -308,6 +314,7 @@ def _explain(details: Any, root: type[BaseModel]) -> str:
     if details["type"] == "missing":
         return f"{key}: must be set"
     message = details["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+    message = message.removeprefix("String should match ")
     return f"{key}: expected {message}, got {details['input']!r}"
 
 

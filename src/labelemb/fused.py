@@ -225,6 +225,14 @@ def _low_rank(table: LabelTable) -> tuple[Tensor, Tensor, Tensor]:
 def _terms(
     inputs: Inputs, items: _Items, weights: Weights, fixed: FixedSoftLabel | None, chunk_size: int | None
 ) -> LossTerms:
+    if torch.compiler.is_compiling():  # it would only be cut to pieces: it decides shapes from values
+        return torch.compiler.disable(_eager_terms)(inputs, items, weights, fixed, chunk_size)
+    return _eager_terms(inputs, items, weights, fixed, chunk_size)
+
+
+def _eager_terms(
+    inputs: Inputs, items: _Items, weights: Weights, fixed: FixedSoftLabel | None, chunk_size: int | None
+) -> LossTerms:
     _check(inputs, items, chunk_size)
     features = inputs.features
     dtype = _product_dtype(features)

@@ -7,18 +7,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from labelemb.closed_form import index_terms
+from labelemb.closed_form import index_terms, is_traced
 from labelemb.forgotten import ForgottenParameters
 from labelemb.fused import fused_label_embedding_terms
-from labelemb.table import LabelTable, check_dense
+from labelemb.table import LabelTable, make_table
 from labelemb.terms import (
     LossTerms,
     Reduction,
     Weights,
-    check_num_items,
+    check_call,
     check_reduction,
-    check_target,
     checked_class_weight,
+    checked_features,
+    expected_rows,
     is_distribution,
     pick,
     prepare,
@@ -36,7 +37,7 @@ def soft_values(log_probs: Tensor, rows: Tensor, target: Tensor) -> Tensor:
     """H(sg softmax(e_y), p) of each item (N,). Rows: (N, C), one an item, or all (C, C) for distributions."""
     soft = rows.detach().softmax(dim=1)
     if is_distribution(target):
-        soft = target @ soft  # (N, C), the expected soft label
+        soft = expected_rows(target, soft)
     return -(soft * log_probs).sum(dim=1)
 
 
@@ -52,7 +53,7 @@ def match_values(aux_logits: Tensor, rows: Tensor, target: Tensor, temperature: 
     matched = aux_logits == aux_logits.amax(dim=1, keepdim=True)  # (N, C)
     log_soft = rows.log_softmax(dim=1)
     if is_distribution(target):
-        return -(((target * matched) @ log_soft) * mean).sum(dim=1)
+        return -(expected_rows(target * matched, log_soft) * mean).sum(dim=1)
     return -(mean * log_soft).sum(dim=1) * pick(matched, target)
 
 
@@ -120,7 +121,9 @@ class LabelEmbeddingLoss(nn.Module):
         freeze_table: bool = False,
     ) -> None:
         super().__init__()
-        _check_settings(num_features, Weights(hard_weight, soft_weight, cap_weight, cap, temperature))
+        if num_features < 1:
+            raise ValueError(f"num_features must be at least 1, got {num_features}")
+        Weights(hard_weight, soft_weight, cap_weight, cap, temperature).check()
         check_reduction(reduction)
         self.num_features = num_features
         self.num_classes = num_classes
@@ -133,7 +136,7 @@ class LabelEmbeddingLoss(nn.Module):
         self.reduction: Reduction = reduction
         self.register_buffer("class_weight", checked_class_weight(class_weight, num_classes), persistent=False)
         self.aux_head = None if freeze_table else nn.Linear(num_features, num_classes)
-        self.table = _own_table(table, num_classes, rank, freeze_table)
+        self.table = make_table(num_classes, rank, table, freeze_table)
         self._forgotten = ForgottenParameters()
 
     def forward(
@@ -159,17 +162,9 @@ class LabelEmbeddingLoss(nn.Module):
         num_items: Tensor | int | None = None,
         chunk_size: int | None = None,
     ) -> Tensor:
-        """The loss of `head(features)` without ever making an (N, C) tensor: for large label sets.
+        """The loss of `head(features)` for large label sets: no (N, C) tensor is made, `chunk_size` items at a time.
 
-        Args:
-            features: (N, D), with gradients to the network.
-            target: (N,) indices.
-            head: the classifier, D features to C logits.
-            num_items: as for `forward`.
-            chunk_size: items in a chunk; None chooses.
-
-        Returns:
-            The loss, 0-d; reduction "none" is an error. See labelemb.fused for types, memory and what autograd may do.
+        `target` is (N,) indices and the reduction "mean" or "sum". labelemb.fused says what it costs.
         """
         self._forgotten.check(self, head.weight)
         return fused_label_embedding_terms(self, features, target, head, num_items, chunk_size).total
@@ -177,89 +172,32 @@ class LabelEmbeddingLoss(nn.Module):
     def _terms_and_total(
         self, logits: Tensor, target: Tensor, features: Tensor | None, num_items: Tensor | int | None
     ) -> tuple[Tensor, Tensor]:
-        check_target(logits, target, self.num_classes, self.ignore_index)
-        check_num_items(num_items, self.reduction)
+        check_call(logits, target, self.num_classes, self.ignore_index, num_items, self.reduction)
         self._forgotten.check(self, logits)
         logits = widened(logits)
         target, item_weight = prepare(
             target, self.class_weight, self.ignore_index, num_items, self.reduction, logits.dtype
         )
-        rows = widened(self._rows(target))
+        rows = widened(self.table.rows_of(target))
         weights = Weights(self.hard_weight, self.soft_weight, self.cap_weight, self.cap, self.temperature)
-        if self.aux_head is None:
-            return weighted_terms(_frozen_values(logits, rows, target), item_weight, weights, self.reduction)
-        aux_logits = widened(self.aux_head(self._checked_features(features, logits)))  # (N, C)
-        if is_distribution(target) or _is_traced():
+        aux_logits = None
+        if self.aux_head is not None:
+            features = checked_features(features, len(logits), self.num_features)
+            aux_logits = widened(self.aux_head(features.detach()))  # (N, C)
+        if aux_logits is None or is_distribution(target) or is_traced():
             values = _values(logits, aux_logits, rows, target, weights)
             return weighted_terms(values, item_weight, weights, self.reduction)
         return index_terms(logits, aux_logits, rows, target, item_weight, weights, self.reduction != "none")
 
-    def _rows(self, target: Tensor) -> Tensor:
-        """The table's rows: (N, C), one for each index, or (C, C), all of them, for distributions."""
-        if not is_distribution(target):
-            return self.table.row_logits(target)
-        check_dense(self.num_classes)  # an expectation over labels needs every row, also of a low-rank table
-        return self.table.row_logits()
 
-    def _checked_features(self, features: Tensor | None, logits: Tensor) -> Tensor:
-        expected = (logits.shape[0], self.num_features)
-        if features is None or tuple(features.shape) != expected:
-            got = "none" if features is None else f"{tuple(features.shape)}"
-            raise ValueError(f"features, the input of the last layer, must be {expected}, got {got}")
-        return features.detach()
-
-
-def _frozen_values(logits: Tensor, rows: Tensor, target: Tensor) -> Tensor:
-    """Values (5, N) of the terms; a table that does not learn has no aux, cap and match."""
+def _values(logits: Tensor, aux_logits: Tensor | None, rows: Tensor, target: Tensor, weights: Weights) -> Tensor:
+    """Values (5, N) of the terms by the functions above; the last three are 0 without an auxiliary head."""
     log_probs = logits.log_softmax(dim=1)
-    hard = hard_values(log_probs, target)
-    zero = torch.zeros_like(hard)
-    return torch.stack([hard, soft_values(log_probs, rows, target), zero, zero, zero])
-
-
-def _values(logits: Tensor, aux_logits: Tensor, rows: Tensor, target: Tensor, weights: Weights) -> Tensor:
-    """Values (5, N) of the terms by the functions above: for distributions, compilers and torch.func."""
-    log_probs, aux_log_probs = logits.log_softmax(dim=1), aux_logits.log_softmax(dim=1)
-    return torch.stack(
-        [
-            hard_values(log_probs, target),
-            soft_values(log_probs, rows, target),
-            hard_values(aux_log_probs, target),
-            cap_values(aux_log_probs, target, weights.cap),
-            match_values(aux_logits, rows, target, weights.temperature),
-        ]
-    )
-
-
-def _is_traced() -> bool:
-    """Whether a compiler or torch.func looks on: they take plain operations, and differentiate them well."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-
-
-def _check_settings(num_features: int, weights: Weights) -> None:
-    if num_features < 1:
-        raise ValueError(f"num_features must be at least 1, got {num_features}")
-    for name, value in {
-        "hard_weight": weights.hard,
-        "soft_weight": weights.soft,
-        "cap_weight": weights.cap_weight,
-    }.items():
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"{name} must be finite and at least 0, got {value}")
-    if not 0 < weights.temperature < float("inf"):
-        raise ValueError(f"temperature must be finite and above 0, got {weights.temperature}")
-    if not 0 < weights.cap <= 1:
-        raise ValueError(f"cap must lie above 0 and at most at 1, got {weights.cap}")
-
-
-def _own_table(table: LabelTable | None, num_classes: int, rank: int | None, freeze: bool) -> LabelTable:
-    """A new table, or a copy of the given one."""
-    if table is None:
-        if freeze:
-            raise ValueError("freeze_table=True needs a learned table: pass table=LabelTable.load(...)")
-        return LabelTable(num_classes, rank=rank)
-    if table.num_classes != num_classes:
-        raise ValueError(f"the table has {table.num_classes} labels, num_classes is {num_classes}")
-    if rank is not None and rank != table.rank:
-        raise ValueError(f"rank={rank} contradicts the table's rank {table.rank}; leave it out")
-    return table.copy(frozen=freeze)
+    values = [hard_values(log_probs, target), soft_values(log_probs, rows, target)]
+    if aux_logits is None:
+        return torch.stack([*values, *[torch.zeros_like(values[0])] * 3])
+    aux_log_probs = aux_logits.log_softmax(dim=1)
+    values.append(hard_values(aux_log_probs, target))
+    values.append(cap_values(aux_log_probs, target, weights.cap))
+    values.append(match_values(aux_logits, rows, target, weights.temperature))
+    return torch.stack(values)

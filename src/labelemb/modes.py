@@ -20,10 +20,10 @@ from labelemb.terms import (
     LossTerms,
     Reduction,
     Weights,
-    check_num_items,
+    check_call,
     check_reduction,
-    check_target,
     checked_class_weight,
+    expected_rows,
     is_distribution,
     prepare,
     weighted_terms,
@@ -75,8 +75,7 @@ class _SoftLabelLoss(nn.Module, ABC):
         self, logits: Tensor, target: Tensor, features: Tensor | None = None, *, num_items: Tensor | int | None = None
     ) -> LossTerms:
         """The unweighted terms and the loss; aux, cap and match are 0."""
-        check_target(logits, target, self.num_classes, self.ignore_index)
-        check_num_items(num_items, self.reduction)
+        check_call(logits, target, self.num_classes, self.ignore_index, num_items, self.reduction)
         log_probs = widened(logits).log_softmax(dim=1)  # (N, C)
         target, item_weight = prepare(
             target, self.class_weight, self.ignore_index, num_items, self.reduction, log_probs.dtype
@@ -190,7 +189,7 @@ class OnlineLabelSmoothing(_SoftLabelLoss):
         probs = widened(logits).softmax(dim=1).to(self.sums.dtype)
         if is_distribution(target):
             weight = target * hit  # (N, C)
-            self.sums.addmm_(weight.T, probs)
+            self.sums.add_(expected_rows(weight.T, probs))
             self.counts.add_(weight.sum(dim=0))
         else:
             weight = hit.gather(1, target[:, None]).squeeze(1) * kept  # (N,)
@@ -199,7 +198,7 @@ class OnlineLabelSmoothing(_SoftLabelLoss):
 
     def _soft_values(self, log_probs: Tensor, hard: Tensor, target: Tensor) -> Tensor:
         rows = self.rows.to(log_probs.dtype)
-        soft = target @ rows if is_distribution(target) else rows[target]  # (N, C)
+        soft = expected_rows(target, rows) if is_distribution(target) else rows[target]  # (N, C)
         return -(soft * log_probs).sum(dim=1)
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from labelemb.files import write_atomically
+from labelemb.terms import is_distribution
 
 MAX_DENSE_CLASSES = 20_000
 _BLOCK_NUMEL = 2**24  # numbers in one block of rows when a large table is streamed: 64 MiB in float32
@@ -57,6 +58,17 @@ class LabelTable(nn.Module):
             return self.weight if labels is None else F.embedding(labels, self.weight)
         codes = self.rows.weight if labels is None else self.rows(labels)  # (K, R)
         return F.relu(self.decoder(codes))  # (K, C)
+
+    def rows_of(self, target: Tensor) -> Tensor:
+        """What a loss reads: the row of each index, (N, C), or all rows, (C, C), for distributions as targets.
+
+        Raises:
+            ValueError: distributions, whose expectation needs every row, over more labels than a dense table may have.
+        """
+        if not is_distribution(target):
+            return self.row_logits(target)
+        check_dense(self.num_classes)
+        return self.row_logits()
 
     def copy(self, *, frozen: bool = False) -> "LabelTable":
         """A table of its own with the same values; a frozen one holds buffers under the same names."""
@@ -161,6 +173,23 @@ class LabelTable(nn.Module):
                 raise ValueError(f"the table has no label {label!r}, expected {expected}")
             indices.append(int(index))
         return indices
+
+
+def make_table(num_classes: int, rank: int | None, table: LabelTable | None, freeze: bool) -> LabelTable:
+    """The table of a criterion: a new one, or a copy of a given one, whose rank counts.
+
+    Raises:
+        ValueError: the given table has other labels or another rank, or there is none to freeze.
+    """
+    if table is None:
+        if freeze:
+            raise ValueError("freeze_table=True needs a learned table: pass table=LabelTable.load(...)")
+        return LabelTable(num_classes, rank=rank)
+    if table.num_classes != num_classes:
+        raise ValueError(f"the table has {table.num_classes} labels, num_classes is {num_classes}")
+    if rank is not None and rank != table.rank:
+        raise ValueError(f"rank={rank} contradicts the table's rank {table.rank}; leave it out")
+    return table.copy(frozen=freeze)
 
 
 def check_dense(num_classes: int) -> None:

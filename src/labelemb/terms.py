@@ -34,6 +34,16 @@ class Weights(NamedTuple):
     cap: float
     temperature: float
 
+    def check(self) -> None:
+        """Raise ValueError where a setting is out of its range."""
+        for name, value in {"hard_weight": self.hard, "soft_weight": self.soft, "cap_weight": self.cap_weight}.items():
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"{name} must be finite and at least 0, got {value}")
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"temperature must be finite and above 0, got {self.temperature}")
+        if not 0 < self.cap <= 1:
+            raise ValueError(f"cap must lie above 0 and at most at 1, got {self.cap}")
+
 
 def is_distribution(target: Tensor) -> bool:
     """Whether `target` holds class probabilities (N, C) and not class indices (N,)."""
@@ -45,6 +55,12 @@ def pick(values: Tensor, target: Tensor) -> Tensor:
     if is_distribution(target):
         return (values * target).sum(dim=1)
     return values.gather(1, target[:, None]).squeeze(1)
+
+
+def expected_rows(target: Tensor, rows: Tensor) -> Tensor:
+    """The expectation (N, C) of `rows` (C, C) under distributions (N, C); autocast may not narrow it."""
+    with torch.autocast(target.device.type, enabled=False):
+        return target @ rows
 
 
 def prepare(
@@ -81,16 +97,18 @@ def prepare(
         divisor = kept.sum()
     if reduction != "mean":
         return target, kept
-    if num_items is not None:
-        return target, kept / num_items
-    return target, kept / torch.where(divisor == 0, 1, divisor)  # no items at all: 0, never NaN
+    if isinstance(num_items, int):
+        return target, kept / (num_items or 1)  # no items at all: 0, never NaN
+    divisor = divisor if num_items is None else num_items
+    return target, kept / torch.where(divisor == 0, 1, divisor)
 
 
 def weighted_terms(
     values: Tensor, item_weight: Tensor, weights: Weights, reduction: Reduction
 ) -> tuple[Tensor, Tensor]:
     """The five terms (5,) and their weighted sum 0-d, or (5, N) and (N,), from values (5, N) and factors (N,)."""
-    terms = values * item_weight if reduction == "none" else values @ item_weight  # (5, N) or (5,)
+    terms = values * item_weight  # (5, N); no matrix product: autocast would narrow it
+    terms = terms if reduction == "none" else terms.sum(dim=1)  # (5, N) or (5,)
     hard, soft, aux, cap, match = terms.unbind()
     return terms, weights.hard * hard + weights.soft * soft + aux + weights.cap_weight * cap + match
 
@@ -110,6 +128,13 @@ def check_num_items(num_items: Tensor | int | None, reduction: Reduction) -> Non
         raise ValueError(f"num_items replaces the divisor of reduction='mean'; reduction={reduction!r} has none")
 
 
+def checked_features(features: Tensor | None, num_items: int, num_features: int) -> Tensor:
+    if features is None or tuple(features.shape) != (num_items, num_features):
+        got = "none" if features is None else f"{tuple(features.shape)}"
+        raise ValueError(f"features, the input of the last layer, must be ({num_items}, {num_features}), got {got}")
+    return features
+
+
 def checked_class_weight(class_weight: Tensor | None, num_classes: int) -> Tensor | None:
     if class_weight is None:
         return None
@@ -118,8 +143,16 @@ def checked_class_weight(class_weight: Tensor | None, num_classes: int) -> Tenso
     return class_weight.detach().clone()
 
 
-def check_target(logits: Tensor, target: Tensor, num_classes: int, ignore_index: int) -> None:
-    """Raise ValueError where logits (N, C) and target do not fit each other; values are read on the CPU alone."""
+def check_call(
+    logits: Tensor,
+    target: Tensor,
+    num_classes: int,
+    ignore_index: int,
+    num_items: Tensor | int | None,
+    reduction: Reduction,
+) -> None:
+    """Raise ValueError where the arguments of a call do not fit each other; values are read on the CPU alone."""
+    check_num_items(num_items, reduction)
     if logits.ndim != 2 or logits.shape[1] != num_classes:
         raise ValueError(
             f"logits must be (N, {num_classes}), got {tuple(logits.shape)}; flatten (batch, time), drop padding first"

@@ -2,10 +2,13 @@
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +69,8 @@ def load_images(settings: ImageDataSettings, *, download: bool = False) -> Image
     """
     path = settings.path
     if settings.source == "digits":
+        if path is not None:
+            raise InputError(f"--data {path}: digits ship inside scikit-learn; train another recipe on other data")
         data = _digits()
     elif path is not None and path.is_file():
         data = _read_cache(path)
@@ -133,7 +138,7 @@ def _from_folder(folder: Path, settings: ImageDataSettings) -> ImageData:
             return _read_cache(cache)
         except InputError:
             cache.unlink()  # the source is at hand: decode it again
-    data_files = {split: [str(path) for path in paths] for split, paths in files.items()}
+    data_files = {split: [escape(str(path)) for path in paths] for split, paths in files.items()}
     return _decoded({"path": "parquet", "data_files": data_files}, settings, cache)
 
 
@@ -153,7 +158,10 @@ def _decoded(source: dict[str, Any], settings: ImageDataSettings, cache: Path) -
         raise InputError(f"{settings.path or settings.source} cannot be read: {_first_line(cause)}") from None
     data = ImageData(parts["train"], None, parts["test"], names, scale=255.0)
     _check(data, str(settings.path or settings.source))
-    _write_cache(data, cache)
+    try:
+        _write_cache(data, cache)
+    except OSError as error:  # the run can do without it
+        warnings.warn(f"the decoded images could not be kept in the cache {cache}: {error}", stacklevel=2)
     return data
 
 
@@ -210,13 +218,30 @@ def _read_cache(path: Path) -> ImageData:
     except SafetensorError as error:
         raise InputError(f"{path} is not a whole safetensors file: {_first_line(error)}") from None
     expected = ["test_images", "test_labels", "train_images", "train_labels"]
-    if metadata.get("format") != _FORMAT or sorted(tensors) != expected:
-        raise InputError(f"{path}: expected format {_FORMAT} with tensors {', '.join(expected)}, got {sorted(tensors)}")
+    found = metadata.get("format"), metadata.get("version")
+    if found != (_FORMAT, _VERSION) or sorted(tensors) != expected:
+        wanted = f"format {_FORMAT} with tensors {', '.join(expected)}, version {_VERSION}"
+        raise InputError(f"{path}: expected {wanted}; got {sorted(tensors)} and {found}")
     train = Split(tensors["train_images"], tensors["train_labels"])
     test = Split(tensors["test_images"], tensors["test_labels"])
-    data = ImageData(train, None, test, json.loads(metadata["label_names"]), float(metadata["scale"]))
+    data = ImageData(train, None, test, *_names_and_scale(path, metadata))
     _check(data, str(path))
-    return data
+    return replace(data, train=_indexed(train), test=_indexed(test))
+
+
+def _names_and_scale(path: Path, metadata: Mapping[str, str]) -> tuple[list[str], float]:
+    try:
+        names, scale = json.loads(metadata["label_names"]), float(metadata["scale"])
+    except (KeyError, ValueError):
+        names, scale = None, 0.0
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names) and 0 < scale < math.inf):
+        expected = "label_names, a JSON list of strings, and scale, the pixel value that stands for 1"
+        raise InputError(f"{path}: expected metadata {expected}, got {dict(metadata)}")
+    return names, scale
+
+
+def _indexed(split: Split) -> Split:
+    return Split(split.images, split.labels.long())
 
 
 def _check(data: ImageData, origin: str) -> None:
@@ -231,6 +256,8 @@ def _check(data: ImageData, origin: str) -> None:
             raise InputError(f"{origin}: {name}: expected uint8 or float32 images, got {images.dtype}")
         if images.is_floating_point() and not images.isfinite().all():
             raise InputError(f"{origin}: {name}: the images hold NaN or infinite values")
+        if labels.is_floating_point():
+            raise InputError(f"{origin}: {name}: expected labels of whole numbers, got {labels.dtype}")
         if labels.min() < 0 or labels.max() >= data.num_classes:
             found = f"{int(labels.min())} to {int(labels.max())}"
             raise InputError(f"{origin}: {name}: expected labels 0 to {data.num_classes - 1}, got {found}")

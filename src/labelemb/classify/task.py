@@ -120,6 +120,8 @@ class ClassifyTask:
         for label in range(len(self.label_names)):
             for number, index in enumerate((labels == label).nonzero().squeeze(1)[:_EXAMPLES_PER_LABEL].tolist()):
                 pixels = (images[index].float() * (255 / self.inputs.scale)).clamp(0, 255).byte().permute(1, 2, 0)
+                if pixels.shape[2] > 4:  # more bands than a picture has: the first three
+                    pixels = pixels[..., :3]
                 picture = Image.fromarray(pixels.squeeze(2).numpy() if pixels.shape[2] == 1 else pixels.numpy())
                 picture.save(self.folder.examples / f"{label:04d}-{number}.png")
 

@@ -80,7 +80,7 @@ class TextTask:
             yield self._step(make_batch(self.corpus.train, indices))
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
-        """Perplexity and greedy scores on the development set, in the last epochs the beam's; keeps the best network."""
+        """Development perplexity and greedy scores, in the last epochs the beam's too; keeps the best network."""
         network, valid, decode = self.module.network, self.corpus.valid, self.settings.decode
         row = {"valid_perplexity": self._perplexity(valid)}
         scores, _ = self._score(self._translate(network, valid, beam=1), valid)

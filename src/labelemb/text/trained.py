@@ -136,7 +136,8 @@ def load_trained_network(
         network.load_state_dict(state)
     except RuntimeError as error:
         raise InputError(
-            f"{folder.path}: the {checkpoint} checkpoint does not fit vocabularies of {sizes[0]:,} and {sizes[1]:,}: {error}"
+            f"{folder.path}: the {checkpoint} checkpoint does not fit this run's settings and vocabularies of "
+            f"{sizes[0]:,} and {sizes[1]:,}: {str(error).splitlines()[-1].strip()}"
         ) from None
     return network.eval()
 

@@ -1,0 +1,59 @@
+"""Class predictions of a trained run for the test images of a data set."""
+
+import csv
+import io
+from pathlib import Path
+
+import torch
+
+from labelemb.checkpoint import load_newest
+from labelemb.classify.data import load_images
+from labelemb.classify.task import ClassifyTask
+from labelemb.config import ClassifySettings, InputError
+from labelemb.files import write_atomically
+from labelemb.run import RunFolder
+
+_BATCH_SIZE = 1000
+
+
+@torch.no_grad()
+def predict_images(
+    folder: RunFolder, settings: ClassifySettings, output: Path, data_path: Path | None, device: torch.device
+) -> str:
+    """Write a CSV file: for each test image the predicted class, then the probability of every class.
+
+    Args:
+        folder: the run's; its last checkpoint is used.
+        settings: the run's.
+        output: the file.
+        data_path: the data set, None for where the run had it.
+        device: what computes.
+
+    Returns:
+        The test error, as a line to print.
+
+    Raises:
+        InputError: there is no checkpoint, or the data set has other labels or sizes than the run was trained with.
+    """
+    state = load_newest(folder.checkpoints)
+    if state is None:
+        raise InputError(f"{folder.checkpoints}: no checkpoint yet")
+    source = settings.data if data_path is None else settings.data.model_copy(update={"path": data_path})
+    data = load_images(source)
+    task = ClassifyTask(settings, data, device, folder)
+    try:
+        task.module.load_state_dict(state["module"])
+    except RuntimeError:
+        raise InputError(f"{folder.path} was trained with other labels or image sizes than the data has") from None
+    task.module.eval()
+    table, num_errors = io.StringIO(), 0
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["predicted", *data.label_names])
+    for images, labels in zip(*(part.split(_BATCH_SIZE) for part in (task.test.images, task.test.labels)), strict=True):
+        logits, _ = task.module.network(task.inputs.plain(images))  # (B, C)
+        predicted = logits.argmax(dim=1)
+        num_errors += int((predicted != labels).sum())
+        for index, row in zip(predicted.tolist(), logits.float().softmax(dim=1).tolist(), strict=True):
+            writer.writerow([data.label_names[index], *(f"{value:.6f}" for value in row)])
+    write_atomically(output, table.getvalue().encode())
+    return f"test error {100 * num_errors / len(task.test):.2f} % of {len(task.test)} images"

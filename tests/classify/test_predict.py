@@ -1,0 +1,46 @@
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+from labelemb.classify.data import load_images
+from labelemb.classify.predict import predict_images
+from labelemb.classify.task import ClassifyTask
+from labelemb.config import ClassifySettings, InputError, load_recipe
+from labelemb.engine import train
+from labelemb.run import RunFolder
+
+CPU = torch.device("cpu")
+
+
+def trained(folder: RunFolder) -> ClassifySettings:
+    settings = load_recipe("digits", ["epochs=2", "model.hidden=[16]"])
+    assert isinstance(settings, ClassifySettings)
+    folder.path.mkdir(parents=True)
+    train(ClassifyTask(settings, load_images(settings.data), CPU, folder), settings, folder, lambda *_: None)
+    return settings
+
+
+def test_file_holds_the_probabilities_whose_error_the_run_measured(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    settings = trained(folder)
+    message = predict_images(folder, settings, tmp_path / "predicted.csv", None, CPU)
+    assert message == f"test error {100 * folder.metrics[-1]['test_error']:.2f} % of 719 images"
+    rows = list(csv.DictReader((tmp_path / "predicted.csv").open(encoding="utf-8")))
+    assert len(rows) == 719
+    for row in rows:
+        name = row.pop("predicted")
+        assert sum(map(float, row.values())) == pytest.approx(1, abs=1e-4)
+        assert float(row[name]) == max(map(float, row.values()))
+
+
+def test_run_without_checkpoint_or_of_other_shape_is_refused(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    settings = trained(folder)
+    with pytest.raises(InputError, match="no checkpoint yet"):
+        predict_images(RunFolder(tmp_path / "none"), settings, tmp_path / "predicted.csv", None, CPU)
+    wider = load_recipe("digits", ["model.hidden=[17]"])
+    assert isinstance(wider, ClassifySettings)
+    with pytest.raises(InputError, match="trained with other labels or image sizes"):
+        predict_images(folder, wider, tmp_path / "predicted.csv", None, CPU)

@@ -1,0 +1,222 @@
+"""The image task: batches from (seed, epoch) alone, inputs as documented, and what a run leaves behind."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from labelemb import LabelTable
+from labelemb.classify.data import ImageData, Split, load_images
+from labelemb.classify.task import ClassifyTask, load_table
+from labelemb.config import MODES, TABLE_MODES, ClassifySettings, ImageDataSettings, InputError, load_recipe
+from labelemb.run import RunFolder
+from tests.small_runs import bits, small_run, small_settings, write_image_cache
+
+CPU = torch.device("cpu")
+
+
+def make_task(folder: Path, *overrides: str, **options: Any) -> ClassifyTask:
+    settings = small_settings(*overrides, **options)
+    return ClassifyTask(settings, load_images(settings.data), CPU, RunFolder(folder))
+
+
+def picture_settings(*overrides: str, **options: Any) -> ClassifySettings:
+    settings = load_recipe("cifar10", ["model.name=mlp", "model.hidden=[6]", "batch_size=4", *overrides], options)
+    assert isinstance(settings, ClassifySettings)
+    return settings
+
+
+def picture_task(tmp_path: Path, *overrides: str, **options: Any) -> ClassifyTask:
+    path = write_image_cache(tmp_path / "images.safetensors", num_train=10)
+    data = load_images(ImageDataSettings(source="pictures", path=path))
+    return ClassifyTask(picture_settings(*overrides, **options), data, CPU, RunFolder(tmp_path / "run"))
+
+
+def saved_table(tmp_path: Path) -> Path:
+    table = LabelTable(10, label_names=[str(digit) for digit in range(10)])
+    table.save(tmp_path / "table.safetensors")
+    return tmp_path / "table.safetensors"
+
+
+def modes(tmp_path: Path) -> list[tuple[str, Path | None]]:
+    table = saved_table(tmp_path)
+    return [(mode, table if mode in TABLE_MODES else None) for mode in MODES]
+
+
+def test_every_mode_starts_from_the_same_network_with_the_same_batches(tmp_path: Path) -> None:
+    starts = []
+    for mode, table in modes(tmp_path):
+        task = make_task(tmp_path, "augment.flip=true", "augment.crop=1", mode=mode, table=table, seed=3)
+        batches = [list(batch) for epoch in (0, 1) for batch in task.batches(epoch, 0)]
+        starts.append(bits([task.module.network.state_dict(), batches]))
+    assert all(start == starts[0] for start in starts)
+
+
+def test_another_seed_has_another_network_and_other_batches(tmp_path: Path) -> None:
+    one, other = make_task(tmp_path), make_task(tmp_path, seed=1)
+    assert bits(one.module.network.state_dict()) != bits(other.module.network.state_dict())
+    assert bits(list(next(one.batches(0, 0)))) != bits(list(next(other.batches(0, 0))))
+
+
+def test_batches_do_not_depend_on_where_an_epoch_is_entered(tmp_path: Path) -> None:
+    task = picture_task(tmp_path, "augment.mixup=0.4")
+    whole = [bits(list(batch)) for batch in task.batches(2, 0)]
+    torch.manual_seed(5)
+    for first in range(3):
+        assert [bits(list(batch)) for batch in task.batches(2, first)] == whole[first:]
+    assert whole != [bits(list(batch)) for batch in task.batches(3, 0)]
+
+
+def test_an_epoch_holds_every_image_once_and_keeps_the_short_last_batch(tmp_path: Path) -> None:
+    task = make_task(tmp_path, "data.limit=50")
+    batches = list(task.batches(0, 0))
+    assert task.num_batches == len(batches) == 4
+    assert [len(labels) for _, labels in batches] == [16, 16, 16, 2]
+    inputs = torch.cat([inputs for inputs, _ in batches])
+    expected = task.train.images.float() / 16
+    order = [next(i for i in range(50) if torch.equal(inputs[i], image)) for image in expected]
+    assert len(torch.unique(inputs, dim=0)) == len(torch.unique(expected, dim=0)) == 50
+    assert torch.equal(torch.cat([labels for _, labels in batches])[order], task.train.labels)
+
+
+def test_digits_are_divided_by_sixteen_and_bytes_by_255(tmp_path: Path) -> None:
+    task = make_task(tmp_path)
+    torch.testing.assert_close(task.inputs.plain(task.test.images), task.test.images.float() / 16)
+    pictures = picture_task(tmp_path, "augment.normalise=false")
+    torch.testing.assert_close(pictures.inputs.plain(pictures.test.images), pictures.test.images.float() / 255)
+
+
+def test_normalised_inputs_have_mean_0_and_deviation_1_over_the_training_images(tmp_path: Path) -> None:
+    task = picture_task(tmp_path)
+    inputs = task.inputs.plain(task.train.images).double()
+    torch.testing.assert_close(inputs.mean(dim=(0, 2, 3)), torch.zeros(3).double(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(inputs.var(dim=(0, 2, 3), correction=0), torch.ones(3).double(), rtol=0, atol=1e-5)
+    plain = task.test.images.double()
+    mean, std = task.inputs.mean.double(), task.inputs.std.double()
+    expected = (plain - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+    torch.testing.assert_close(task.inputs.plain(task.test.images).double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("blend", ["mixup", "cutmix"])
+def test_blended_batches_have_distributions_as_targets(tmp_path: Path, blend: str) -> None:
+    task = picture_task(tmp_path, f"augment.{blend}=1")
+    for inputs, target in task.batches(0, 0):
+        assert target.shape == (len(inputs), 3)
+        torch.testing.assert_close(target.sum(dim=1), torch.ones(len(inputs)))
+        assert task.module(inputs, target).terms.total.isfinite()
+
+
+def test_evaluation_images_are_never_augmented(tmp_path: Path) -> None:
+    rows = [picture_task(tmp_path, seed=0).end_epoch(1) for _ in range(2)]
+    assert rows[0] == rows[1] == picture_task(tmp_path, "augment.crop=0", "augment.flip=false", seed=0).end_epoch(1)
+
+
+def test_the_evaluation_does_not_depend_on_its_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = make_task(tmp_path)
+    task.module.eval()
+    whole = task.end_epoch(1)
+    monkeypatch.setattr("labelemb.classify.task._EVALUATION_BATCH", 7)
+    assert task.end_epoch(1) == pytest.approx(whole, rel=1e-6)
+
+
+def test_a_row_has_the_error_of_validation_and_test(tmp_path: Path) -> None:
+    row = small_run(tmp_path, "data.validation=40", "epochs=1").metrics[0]
+    columns = {f"{name}_{key}" for name in ("valid", "test") for key in ("error", "nll", "ece")}
+    assert columns <= set(row)
+    assert (row["valid_error"] * 40) == pytest.approx(round(row["valid_error"] * 40))
+    assert (row["test_error"] * 719) == pytest.approx(round(row["test_error"] * 719))
+
+
+def test_a_run_leaves_evaluation_table_and_examples(tmp_path: Path) -> None:
+    folder = small_run(tmp_path)
+    evaluation = folder.evaluation
+    names = [str(digit) for digit in range(10)]
+    assert (evaluation["num_items"], evaluation["label_names"]) == (719, names)
+    assert sum(count for *_, count in evaluation["confusion"]) == 719
+    right = sum(count for true, predicted, count in evaluation["confusion"] if true == predicted)
+    assert 1 - right / 719 == pytest.approx(folder.metrics[-1]["test_error"])
+    assert LabelTable.load(folder.table).label_names == names
+    examples = sorted(path.name for path in folder.examples.iterdir())
+    assert examples == [f"{label:04d}-{number}.png" for label in range(10) for number in range(4)]
+    with Image.open(folder.examples / "0003-0.png") as picture:
+        assert (picture.size, picture.mode) == ((8, 8), "L")
+        assert picture.getextrema()[1] > 200  # 16 is white
+
+
+@pytest.mark.parametrize("mode", ["baseline", "smoothing", "online-smoothing", "tfkd"])
+def test_modes_without_a_learned_table_write_none(tmp_path: Path, mode: str) -> None:
+    assert not small_run(tmp_path, "epochs=1", mode=mode).table.exists()
+
+
+@pytest.mark.parametrize("num_classes", [1, 2])
+@pytest.mark.parametrize("mode", ["baseline", "smoothing", "online-smoothing", "tfkd", "emb"])
+def test_one_training_image_and_one_class_are_enough(tmp_path: Path, mode: str, num_classes: int) -> None:
+    path = write_image_cache(tmp_path / "a.safetensors", num_train=1, num_test=1, num_classes=num_classes)
+    data = load_images(ImageDataSettings(source="one", path=path))
+    task = ClassifyTask(picture_settings(mode=mode), data, CPU, RunFolder(tmp_path / "run"))
+    ((inputs, target),) = task.batches(0, 0)
+    output = task.module(inputs, target)
+    assert output.terms.total.isfinite()
+    assert set(task.end_epoch(1)) == {"test_error", "test_nll", "test_ece"}
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
+def test_images_of_any_number_of_channels_come_to_an_end(tmp_path: Path, channels: int) -> None:
+    path = write_image_cache(tmp_path / "a.safetensors", shape=(channels, 4, 4))
+    data = load_images(ImageDataSettings(source="bands", path=path))
+    task = ClassifyTask(picture_settings(seed=0), data, CPU, RunFolder(tmp_path / "run"))
+    task.end_epoch(1)
+    task.finish()
+    assert task.folder.evaluation["num_items"] == 6
+
+
+def test_float_images_are_taken_in_their_own_units(tmp_path: Path) -> None:
+    images = torch.linspace(-1, 1, 12 * 16).reshape(12, 1, 4, 4)
+    labels = torch.arange(12) % 2
+    data = ImageData(Split(images, labels), None, Split(images, labels), ["a", "b"], scale=1.0)
+    task = ClassifyTask(picture_settings("augment.normalise=false"), data, CPU, RunFolder(tmp_path))
+    torch.testing.assert_close(task.inputs.plain(images), images)
+
+
+def refused(tmp_path: Path, *overrides: str) -> str:
+    with pytest.raises(ValueError, match=r".") as error:
+        make_task(tmp_path, *overrides)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_network_that_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> None:
+    assert "model.name=resnet9: expected one of mlp, mnist-cnn" in refused(tmp_path, "model.name=resnet9")
+    assert "mlp has no setting width" in refused(tmp_path, "model.width=8")
+    assert "(1, 8, 8)" in refused(tmp_path, "model.name=resnet8", "model.hidden=null")
+    assert "--model nowhere:nothing" in refused(tmp_path, "model.name=nowhere:nothing")
+
+
+def test_a_table_that_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> None:
+    names = ["a", "b"]
+    LabelTable(2, label_names=["b", "a"]).save(tmp_path / "other.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"no table")
+    for path, expected in {
+        "other.safetensors": "was learned for other labels",
+        "broken.safetensors": "not a whole safetensors file",
+        "missing.safetensors": "no label table at",
+    }.items():
+        with pytest.raises(InputError, match=expected) as error:
+            load_table(tmp_path / path, names)
+        assert str(error.value).startswith("--table")
+    LabelTable(2).save(tmp_path / "nameless.safetensors")
+    assert load_table(tmp_path / "nameless.safetensors", names).num_classes == 2
+
+
+def test_a_batch_counts_its_errors_by_the_largest_logit(tmp_path: Path) -> None:
+    task = make_task(tmp_path)
+    inputs, target = next(task.batches(0, 0))
+    output = task.module(inputs, target)
+    logits: Tensor = task.module.network(inputs)[0]
+    expected = sum(row.argmax().item() != label for row, label in zip(logits, target.tolist(), strict=True))
+    assert output.num_errors.item() == expected
+    as_distribution = torch.nn.functional.one_hot(target, 10).float()
+    assert task.module(inputs, as_distribution).num_errors.item() == expected

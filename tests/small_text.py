@@ -1,0 +1,49 @@
+"""A corpus small enough to train on in a test: sentences of a few words, the target their reversal."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from labelemb.config import TextSettings, load_recipe, plain
+from labelemb.engine import train
+from labelemb.run import RunFolder
+from labelemb.text.preprocess import PreprocessOptions, preprocess
+from labelemb.text.task import TextTask
+
+WORDS = ("red", "sea", "dog", "runs", "sings", "rain", "good", "joke")
+SMALL = ("model.hidden=16", "model.layers=1", "batch_size=8", "epochs=2")  # 40 pairs: 5 steps an epoch
+
+MakeTask = Callable[..., TextTask]
+
+
+def write_corpus(folder: Path, words: tuple[str, ...] = WORDS, **options: Any) -> Path:
+    """A corpus of 40 training, 6 development and 5 test pairs in folder/corpus."""
+    generator = np.random.default_rng(7)
+    files = {}
+    for split, count in {"train": 40, "valid": 6, "test": 5}.items():
+        rows = [generator.choice(words, generator.integers(2, 6)) for _ in range(count)]
+        for end, step in {"src": 1, "tgt": -1}.items():
+            path = folder / f"{split}.{end}"
+            path.write_text("".join(" ".join(row[::step]) + "\n" for row in rows), encoding="utf-8")
+            files[f"{split}_{end}"] = path
+    preprocess(PreprocessOptions(folder / "corpus", **files, **options))
+    return folder / "corpus"
+
+
+def small_task(
+    output: Path, corpus: Path, mode: str, *overrides: str, recipe: str = "translate", **options: Any
+) -> TextTask:
+    given = {"mode": mode, "data.path": str(corpus), **options}
+    settings = load_recipe(recipe, [*SMALL, "loss.rank=8", *overrides], given)
+    assert isinstance(settings, TextSettings)
+    return TextTask(settings, torch.device("cpu"), RunFolder.at(output, settings.recipe, mode, settings.seed))
+
+
+def run(task: TextTask) -> TextTask:
+    """Train to the end; the folder gets its config too."""
+    task.folder.write_config(plain(task.settings))
+    train(task, task.settings, task.folder, lambda done, planned, message: None)
+    return task

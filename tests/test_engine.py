@@ -1,0 +1,369 @@
+"""The training loop: the same bits whatever interrupts it, and each setting does what its sentence says."""
+
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from labelemb import cli, engine
+from labelemb.checkpoint import load_newest
+from labelemb.classify.data import load_images
+from labelemb.classify.task import ClassifyTask
+from labelemb.compare import execute
+from labelemb.config import InputError, ScheduleSettings
+from labelemb.engine import _Loop, learning_rate_factor, make_optimizers, planned_soft_after
+from labelemb.run import RunFolder
+from labelemb.stopping import Stopped, StopSignals
+from tests.small_runs import SMALL, bits, small_job, small_run, small_settings, what_was_learned
+
+NUM_STEPS = 12  # of a small run: 3 epochs of 4
+
+
+def signal_after(step: int, number: signal.Signals) -> Callable[[int, int, str], None]:
+    """A progress callback that sends this process a signal after so many steps."""
+
+    def progress(done: int, planned: int, message: str) -> None:
+        if done == step and not message:
+            os.kill(os.getpid(), number)
+
+    return progress
+
+
+def make_task(folder: Path, *overrides: str, mode: str = "emb", seed: int = 0) -> ClassifyTask:
+    settings = small_settings(*overrides, mode=mode, seed=seed)
+    return ClassifyTask(settings, load_images(settings.data), torch.device("cpu"), RunFolder(folder))
+
+
+def make_loop(folder: Path, *overrides: str, mode: str = "emb") -> _Loop:
+    task = make_task(folder, *overrides, mode=mode)
+    return _Loop(task, task.settings, task.folder, lambda *_: None)
+
+
+def first_batch(task: ClassifyTask) -> tuple[Tensor, Tensor]:
+    return next(task.batches(0, 0))
+
+
+def command(output: Path, *arguments: str) -> list[str]:
+    return ["train", "digits", *SMALL, "--output", str(output), "--quiet", *arguments]
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """What stands on stderr: one line."""
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize("mode", ["emb", "baseline"])
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path: Path, mode: str) -> None:
+    learned = [what_was_learned(small_run(tmp_path / name, mode=mode)) for name in ("one", "two")]
+    assert learned[0] == learned[1]
+    other = what_was_learned(small_run(tmp_path, mode=mode, seed=1))
+    assert other["state"]["module"] != learned[0]["state"]["module"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "step", "number"),
+    [("emb", 2, signal.SIGINT), ("emb", 4, signal.SIGTERM), ("emb", 7, signal.SIGTERM)]
+    + [("online-smoothing", 6, signal.SIGINT), ("baseline", NUM_STEPS - 1, signal.SIGTERM)],
+)
+def test_a_stopped_run_resumes_to_the_same_bits(tmp_path: Path, mode: str, step: int, number: signal.Signals) -> None:
+    job = small_job(tmp_path / "stopped", "augment.flip=true", mode=mode)
+    with pytest.raises(Stopped) as stopped:
+        execute(job, signal_after(step, number))
+    assert stopped.value.signal_number == number
+    assert not job.folder.is_finished
+    assert [path.name for path in job.folder.checkpoints.iterdir()] == [f"step-{step + 1:08d}"]
+    execute(job)
+    assert job.folder.is_finished
+    whole = small_run(tmp_path / "whole", "augment.flip=true", mode=mode)
+    assert what_was_learned(job.folder) == what_was_learned(whole)
+
+
+def test_a_run_stopped_again_and_again_ends_with_the_same_bits(tmp_path: Path) -> None:
+    job = small_job(tmp_path / "stopped", "optimizer.name=sgd", "schedule.name=cosine")
+    for step in range(1, NUM_STEPS, 3):
+        with pytest.raises(Stopped):
+            execute(job, signal_after(step, signal.SIGTERM))
+    execute(job)
+    whole = small_run(tmp_path / "whole", "optimizer.name=sgd", "schedule.name=cosine")
+    assert what_was_learned(job.folder) == what_was_learned(whole)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_has_its_exit_code_and_says_that_the_run_can_be_resumed(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    code: int,
+) -> None:
+    take_step = _Loop.take_step
+
+    def interrupted(self: _Loop, batch: tuple[Any, ...]) -> None:
+        take_step(self, batch)
+        if self.step == 5:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(_Loop, "take_step", interrupted)
+    before = signal.getsignal(number)
+    assert cli._run(command(tmp_path)) == code
+    assert one_line(capsys) == f"labelemb: stopped by {number.name}; the run can be resumed"
+    assert signal.getsignal(number) is before
+    monkeypatch.undo()
+    assert cli._run(command(tmp_path)) == 2
+    assert "--resume" in one_line(capsys)
+    assert cli._run(command(tmp_path, "--resume")) == 0
+    whole = small_run(tmp_path / "whole")
+    assert what_was_learned(RunFolder.at(tmp_path, "digits", "emb", 0)) == what_was_learned(whole)
+
+
+KILLED = """
+import sys, torch
+from labelemb import cli, engine
+torch.set_num_threads(int(sys.argv[1]))
+engine.CHECKPOINT_SECONDS = 0.02
+sys.exit(cli._run(sys.argv[2:]))
+"""
+
+
+def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    epochs = "epochs=25"
+    arguments = [sys.executable, "-c", KILLED, str(torch.get_num_threads()), *command(tmp_path / "killed", epochs)]
+    process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
+    folder = RunFolder.at(tmp_path / "killed", "digits", "emb", 0)
+    while not list(folder.checkpoints.glob("step-*")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    delay = random.uniform(0, 0.5)
+    time.sleep(delay)
+    process.kill()
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, f"it ended by itself within {delay} seconds"
+    assert not folder.is_finished
+    assert cli._run(command(tmp_path / "killed", epochs, "--resume")) == 0
+    assert what_was_learned(folder) == what_was_learned(small_run(tmp_path / "whole", epochs)), delay
+
+
+def test_a_full_disk_ends_the_run_with_code_1_and_leaves_it_resumable(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = engine.save_checkpoint
+
+    def until_full(folder: Path, step: int, state: dict[str, Any]) -> None:
+        with pytest.MonkeyPatch.context() as disk:
+            if step == 7:
+                disk.setattr(os, "fsync", lambda descriptor: _raise(OSError(28, "No space left on device")))
+            save(folder, step, state)
+
+    monkeypatch.setattr(engine, "save_checkpoint", until_full)
+    monkeypatch.setattr(engine, "CHECKPOINT_SECONDS", -1.0)
+    assert cli._run(command(tmp_path)) == 1
+    assert "No space left on device" in one_line(capsys)
+    folder = RunFolder.at(tmp_path, "digits", "emb", 0)
+    assert sorted(path.name for path in folder.checkpoints.iterdir()) == ["step-00000005", "step-00000006"]
+    monkeypatch.undo()
+    assert cli._run(command(tmp_path, "--resume")) == 0
+    assert what_was_learned(folder) == what_was_learned(small_run(tmp_path / "whole"))
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def test_a_damaged_newest_checkpoint_costs_its_steps_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "CHECKPOINT_SECONDS", -1.0)
+    job = small_job(tmp_path)
+    with pytest.raises(Stopped):
+        execute(job, signal_after(8, signal.SIGTERM))
+    older, newest = sorted(job.folder.checkpoints.iterdir())
+    assert (older.name, newest.name) == ("step-00000008", "step-00000009")
+    (newest / "state.safetensors").write_bytes(b"")
+    execute(job)
+    assert what_was_learned(job.folder) == what_was_learned(small_run(tmp_path / "whole"))
+
+
+def test_a_run_killed_before_its_end_was_written_ends_the_same(tmp_path: Path) -> None:
+    folder = small_run(tmp_path)
+    learned = what_was_learned(folder)
+    folder.write_environment(folder.environment | {"end": None})
+    (folder.path / "evaluation.json").unlink()
+    folder.table.unlink()
+    execute(small_job(tmp_path))
+    assert what_was_learned(folder) == learned
+
+
+def test_a_resumed_run_has_every_row_once(tmp_path: Path) -> None:
+    job = small_job(tmp_path)
+    with pytest.raises(Stopped):
+        execute(job, signal_after(6, signal.SIGTERM))
+    job.folder.append_metrics(job.folder.metrics[-1] | {"epoch": 2})  # written after the checkpoint, then the power went
+    execute(job)
+    assert [row["epoch"] for row in job.folder.metrics] == [1, 2, 3]
+    assert [row["step"] for row in job.folder.metrics] == [4, 8, 12]
+
+
+def test_a_stop_signal_is_remembered_and_the_handlers_come_back() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with StopSignals() as stop:
+        assert stop.signal_number is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.signal_number == signal.SIGTERM
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_training_columns_are_means_over_all_items_with_a_short_last_batch(tmp_path: Path) -> None:
+    still = ("optimizer.lr=1e-30", "optimizer.criterion_lr=1e-30", "epochs=1", "data.limit=50")
+    row = small_run(tmp_path, *still).metrics[0]
+    task = make_task(tmp_path, *still)
+    inputs, target = task.inputs.plain(task.train.images), task.train.labels
+    output = task.module(inputs, target)
+    assert output.num_items == 50
+    assert row["train_error"] == output.num_errors.item() / 50
+    for name, value in output.terms._asdict().items():
+        name = "loss" if name == "total" else name
+        assert row[f"train_{name}"] == pytest.approx(value.item(), rel=1e-5, abs=1e-7)
+    assert row["seconds"] > 0
+
+
+def test_a_loss_that_is_not_a_number_ends_the_run_with_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli._run(command(tmp_path, "optimizer.lr=1e30", "epochs=2")) == 1
+    line = one_line(capsys)
+    assert "the training loss became nan in epoch 1" in line or "the training loss became inf in epoch 1" in line
+    assert "optimizer.lr" in line
+    assert RunFolder.at(tmp_path, "digits", "emb", 0).metrics == []
+
+
+def test_the_network_has_the_recipe_s_optimiser_and_the_criterion_always_adam(tmp_path: Path) -> None:
+    options = ("optimizer.lr=0.1", "optimizer.weight_decay=0.3", "optimizer.momentum=0.8", "optimizer.criterion_lr=0.02")
+    for name, kind in {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}.items():
+        task = make_task(tmp_path, f"optimizer.name={name}", *options)
+        network, criterion = make_optimizers(task.module, task.settings)
+        assert type(network) is kind
+        assert type(criterion) is torch.optim.Adam
+        (of_network,), (of_criterion,) = network.param_groups, criterion.param_groups
+        assert (of_network["lr"], of_network["weight_decay"]) == (0.1, 0.3)
+        assert (of_criterion["lr"], of_criterion["weight_decay"]) == (0.02, 0.0)
+        assert {id(p) for p in of_network["params"]} == {id(p) for p in task.module.network.parameters()}
+        assert {id(p) for p in of_criterion["params"]} == {id(p) for p in task.module.criterion.parameters()}
+        if name == "sgd":
+            assert (of_network["momentum"], of_network["nesterov"]) == (0.8, True)
+
+
+@pytest.mark.parametrize("mode", ["baseline", "smoothing", "online-smoothing", "tfkd"])
+def test_a_criterion_without_parameters_needs_no_optimiser(tmp_path: Path, mode: str) -> None:
+    task = make_task(tmp_path, mode=mode)
+    assert len(make_optimizers(task.module, task.settings)) == 1
+
+
+def test_the_clip_is_taken_over_the_network_alone(tmp_path: Path) -> None:
+    def gradients(*overrides: str) -> tuple[Tensor, list[Tensor]]:
+        loop = make_loop(tmp_path, *overrides)
+        loop.take_step(first_batch(loop.task))  # type: ignore[arg-type]
+        network = [parameter.grad for parameter in loop.network.parameters() if parameter.grad is not None]
+        own = [parameter.grad for parameter in loop.criterion.parameters()]
+        return nn.utils.get_total_norm(network), own
+
+    free_norm, free = gradients()
+    clipped_norm, clipped = gradients("optimizer.clip=0.01")
+    assert free_norm > 0.02
+    assert clipped_norm.item() == pytest.approx(0.01, rel=1e-3)
+    assert bits(free) == bits(clipped)
+    assert bits(gradients("optimizer.clip=1000")[0]) == bits(free_norm)
+
+
+@pytest.mark.parametrize("step", range(0, 24, 3))
+def test_schedules_are_their_formulas(step: int) -> None:
+    per_epoch, epochs = 4, 6
+    epoch = step // per_epoch
+
+    def factor(**settings: Any) -> float:
+        return learning_rate_factor(ScheduleSettings(**settings), step, per_epoch, epochs)
+
+    assert factor() == 1
+    assert factor(name="step", every=2, factor=0.2) == pytest.approx(0.2 ** (epoch // 2))
+    assert factor(name="cosine") == pytest.approx(0.5 * (1 + math.cos(math.pi * step / 24)))
+    warm = min(1.0, (step + 1) / 8) if step < 8 else 1.0
+    assert factor(warmup=2) == pytest.approx(warm)
+    assert factor(name="cosine", warmup=2) == pytest.approx(warm * 0.5 * (1 + math.cos(math.pi * step / 24)))
+
+
+def test_a_cut_comes_with_the_first_step_of_its_epoch() -> None:
+    schedule = ScheduleSettings(name="step", every=40, factor=0.2)
+    for per_epoch in (1, 7, 391, 469):
+        factors = [learning_rate_factor(schedule, 40 * per_epoch + shift, per_epoch, 100) for shift in (-1, 0)]
+        assert factors == [1.0, 0.2]
+
+
+def test_the_schedule_reaches_both_optimisers(tmp_path: Path) -> None:
+    schedule = ("schedule.name=step", "schedule.every=1", "schedule.factor=0.5")
+    loop = make_loop(tmp_path, *schedule, "optimizer.lr=0.4", "optimizer.criterion_lr=0.2")
+    loop.epoch = 2
+    loop.take_step(first_batch(loop.task))  # type: ignore[arg-type]
+    assert [optimizer.param_groups[0]["lr"] for optimizer in loop.optimizers] == pytest.approx([0.1, 0.05])
+
+
+@pytest.mark.parametrize(
+    ("soft_after", "expected"), [("0", 0), ("0.5", 6), ("5", 5), ("1", 1), ("11", 11), ("0.04", 0)]
+)
+def test_soft_labels_join_in_after_their_update(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, soft_after: str, expected: int
+) -> None:
+    weights = []
+    take_step = _Loop.take_step
+
+    def watched(self: _Loop, batch: tuple[Any, ...]) -> None:
+        take_step(self, batch)
+        weights.append(self.criterion.soft_weight)
+
+    monkeypatch.setattr(_Loop, "take_step", watched)
+    small_run(tmp_path, f"loss.soft_after={soft_after}", "loss.soft_weight=0.7")
+    assert weights == [0.0] * expected + [0.7] * (NUM_STEPS - expected)
+
+
+@pytest.mark.parametrize("mode", ["baseline", "smoothing", "tfkd", "online-smoothing"])
+def test_modes_without_a_learned_table_do_not_wait_for_it(mode: str) -> None:
+    assert planned_soft_after(small_settings("loss.soft_after=100", mode=mode), 4) == 0
+
+
+@pytest.mark.parametrize("mode", ["emb-start", "emb-frozen"])
+def test_a_loaded_table_is_used_from_the_start(mode: str) -> None:
+    settings = small_settings("loss.soft_after=0.5", mode=mode, table=Path("a.safetensors"))
+    assert planned_soft_after(settings, 4) == 0
+
+
+def test_a_run_that_would_never_reach_its_soft_labels_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    job = small_job(tmp_path, "loss.soft_after=12")
+    with pytest.raises(InputError, match=r"loss\.soft_after=12: .*after 12 updates.*only 12 \(3 epochs of 4\)"):
+        execute(job)
+    assert not job.folder.path.exists()
+
+
+def test_online_smoothing_moves_on_after_each_epoch(tmp_path: Path) -> None:
+    state = load_newest(small_run(tmp_path, mode="online-smoothing").checkpoints)
+    assert state is not None
+    rows, counts = state["module"]["criterion.rows"], state["module"]["criterion.counts"]
+    assert (rows - 0.1).abs().max() > 0.01
+    assert counts.sum() == 0
+
+
+def test_bfloat16_trains_and_keeps_float32_weights(tmp_path: Path) -> None:
+    folder = small_run(tmp_path, "precision=bfloat16", "epochs=1")
+    state = load_newest(folder.checkpoints)
+    assert state is not None
+    assert {tensor.dtype for tensor in state["module"].values()} == {torch.float32}
+    assert folder.metrics[0]["train_loss"] != small_run(tmp_path / "full", "epochs=1").metrics[0]["train_loss"]

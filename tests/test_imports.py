@@ -1,0 +1,172 @@
+"""Imports point one way, as DESIGN.md draws them, and the command line answers before torch is there."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from importlib.metadata import requires
+from pathlib import Path
+
+import labelemb
+
+SOURCE = Path(labelemb.__file__).parent
+FILES = {
+    ".".join(("labelemb", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in sorted(SOURCE.rglob("*.py"))
+}
+METHOD = {
+    "closed_form",
+    "forgotten",
+    "fused",
+    "fused_pass",
+    "gradient_sum",
+    "label_plan",
+    "loss",
+    "modes",
+    "table",
+    "terms",
+}
+LEAVES = {"config", "files", "run", "seeds", "stats", "stopping"}  # without torch
+TORCH_LEAVES = {"checkpoint", "device", "metrics"}
+HEAVY = {"datasets", "matplotlib", "numpy", "scipy", "sklearn", "tokenizers", "sacrebleu", "rouge_score", "PIL"}
+
+# What each room may import from the others; a name stands for a module or a folder.
+ALLOWED = {
+    "method": {"method", "files"},
+    "leaves": {"leaves"},
+    "torch leaves": {"leaves"},
+    "engine": {"leaves", "torch leaves", "method"},
+    "classify": {"classify", "engine", "leaves", "torch leaves", "method"},
+    "text": {"text", "engine", "leaves", "torch leaves", "method"},
+    "compare": {"engine", "classify", "text", "leaves", "torch leaves"},
+    "report": {"report", "leaves"},
+    "terminal": {"compare"},
+    "cli": {"cli", "compare", "terminal", "report", "classify", "text", "engine", "leaves", "torch leaves", "method"},
+    "package": {"method"},
+}
+
+
+def room(module: str) -> str:
+    """The room of DESIGN.md in which a module of the package stands."""
+    _, *parts = module.split(".")
+    if not parts:
+        return "package"
+    if parts[0] in METHOD:
+        return "method"
+    if parts[0] in LEAVES:
+        return "leaves"
+    return "torch leaves" if parts[0] in TORCH_LEAVES else parts[0]
+
+
+def imports(path: Path, *, of_types: bool = False) -> Iterator[tuple[str, bool]]:
+    """Every module that a file imports, and whether at its top: under `if TYPE_CHECKING` only if asked for."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in for_types and not of_types:
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node in tree.body) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            assert node.module is not None
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield (inner if inner in FILES else node.module), node in tree.body
+
+
+def inner_imports(module: str) -> set[str]:
+    own = {name for name, _ in imports(FILES[module], of_types=True) if name.split(".")[0] == "labelemb"}
+    return own - {"labelemb"}
+
+
+def outer_imports(module: str, *, at_top: bool) -> set[str]:
+    return {name.split(".")[0] for name, top in imports(FILES[module]) if top or not at_top} - {"labelemb"}
+
+
+def test_every_room_imports_only_from_those_it_may() -> None:
+    for module in FILES:
+        for imported in inner_imports(module):
+            assert imported in FILES, f"{module} imports {imported}, which is not there"
+            assert room(imported) in ALLOWED[room(module)], f"{module} imports {imported}"
+
+
+def test_there_is_no_circle() -> None:
+    for_types_too = {module: inner_imports(module) for module in FILES if module != "labelemb"}
+    for_types_too["labelemb.terminal"].discard("labelemb.compare")  # a name for a type checker only
+    TopologicalSorter(for_types_too).prepare()
+
+
+def test_the_package_itself_is_imported_for_its_version_alone() -> None:
+    for module, path in FILES.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module == "labelemb":
+                names = {alias.name for alias in node.names if f"labelemb.{alias.name}" not in FILES}
+                assert names <= {"__version__"}, f"{module}:{node.lineno}"
+
+
+def test_the_method_needs_torch_alone() -> None:
+    allowed = set(sys.stdlib_module_names) | {"torch"}
+    for module in FILES:
+        if room(module) == "method":
+            assert outer_imports(module, at_top=True) <= allowed, module
+            assert outer_imports(module, at_top=False) <= allowed | {"safetensors", "numpy"}, module
+
+
+def test_leaves_report_and_command_line_name_no_torch_at_their_top() -> None:
+    for module in FILES:
+        if room(module) in ("leaves", "compare", "terminal", "cli"):
+            assert not outer_imports(module, at_top=True) & (HEAVY | {"torch", "safetensors"}), module
+        if room(module) == "report":
+            assert "torch" not in outer_imports(module, at_top=False), module
+
+
+def test_heavy_packages_are_imported_where_they_are_used() -> None:
+    late = HEAVY - {"numpy"}
+    for module in FILES:
+        if room(module) not in ("report",):
+            assert not outer_imports(module, at_top=True) & late, module
+
+
+def test_inner_init_files_are_empty() -> None:
+    for path in SOURCE.rglob("*/__init__.py"):
+        assert not path.read_text(encoding="utf-8"), path
+
+
+def test_everything_imported_is_a_declared_dependency() -> None:
+    names = {"PIL": "pillow", "yaml": "pyyaml", "sklearn": "scikit-learn"}
+    declared = {
+        requirement.split(">")[0].split(";")[0].split("[")[0].strip().lower().replace("-", "_")
+        for requirement in requires("labelemb") or []
+    }
+    imported = {name for module in FILES for name in outer_imports(module, at_top=False)}
+    outside = imported - set(sys.stdlib_module_names) - {"timm"}  # timm is the user's own
+    assert {names.get(name, name).lower().replace("-", "_") for name in outside} <= declared
+
+
+def test_nothing_but_training_imports_torch() -> None:
+    """One process for all: help, version, recipes, a dry run, usage errors and a bad setting."""
+    script = """
+import sys
+from labelemb import cli
+for arguments in (["--help"], ["train", "--help"], ["--version"], ["recipes"], ["recipes", "digits"], [],
+                  ["nonsense"], ["train"], ["train", "digits", "--nonsense"], ["train", "digits", "epoch=3"],
+                  ["train", "nowhere"], ["train", "digits", "--dry-run"], ["compare", "digits", "--dry-run"],
+                  ["compare", "digits", "--runs", "0"], ["compare", "digits", "--jobs", "0"],
+                  ["train", "digits", "--mode", "emb-start"], ["neighbors", "nowhere"]):
+    cli._run(arguments)
+    heavy = {"torch", "datasets", "matplotlib", "sklearn", "scipy", "numpy"} & set(sys.modules)
+    assert not heavy, (arguments, heavy)
+print("all answered")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.endswith("all answered\n")
+    assert "Traceback" not in done.stderr
