@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,17 +19,22 @@ SMALL = ("model.hidden=16", "model.layers=1", "batch_size=8", "epochs=2")  # 40 
 MakeTask = Callable[..., TextTask]
 
 
-def write_corpus(folder: Path, words: tuple[str, ...] = WORDS, **options: Any) -> Path:
-    """A corpus of 40 training, 6 development and 5 test pairs in folder/corpus."""
+def write_texts(folder: Path, words: tuple[str, ...] = WORDS) -> dict[str, Any]:
+    """Files of 40 training, 6 development and 5 test pairs, by their names in PreprocessOptions."""
     generator = np.random.default_rng(7)
-    files = {}
+    files: dict[str, Any] = {}
     for split, count in {"train": 40, "valid": 6, "test": 5}.items():
         rows = [generator.choice(words, generator.integers(2, 6)) for _ in range(count)]
         for end, step in {"src": 1, "tgt": -1}.items():
             path = folder / f"{split}.{end}"
             path.write_text("".join(" ".join(row[::step]) + "\n" for row in rows), encoding="utf-8")
             files[f"{split}_{end}"] = path
-    preprocess(PreprocessOptions(folder / "corpus", **files, **options))
+    return files
+
+
+def write_corpus(folder: Path, words: tuple[str, ...] = WORDS, **options: Any) -> Path:
+    """A corpus of these pairs in folder/corpus."""
+    preprocess(PreprocessOptions(folder / "corpus", **write_texts(folder, words), **options))
     return folder / "corpus"
 
 
@@ -45,5 +50,5 @@ def small_task(
 def run(task: TextTask) -> TextTask:
     """Train to the end; the folder gets its config too."""
     task.folder.write_config(plain(task.settings))
-    train(task, task.settings, task.folder, lambda done, planned, message: None)
+    train(cast(Any, task), task.settings, task.folder, lambda done, planned, message: None)
     return task

@@ -20,7 +20,12 @@ def some_state(value: float = 1.0) -> dict[str, Any]:
     shared = torch.full((3, 2), value)
     return {
         "position": {"epoch": 2, "batch": 7, "seconds": 0.1 + 0.2},
-        "module": {"network.weight": shared, "view": shared[1:], "empty": torch.zeros(0), "scalar": torch.tensor(value)},
+        "module": {
+            "network.weight": shared,
+            "view": shared[1:],
+            "empty": torch.zeros(0),
+            "scalar": torch.tensor(value),
+        },
         "optimizers": [{"state": {0: {"step": torch.tensor(5.0)}}, "param_groups": [{"lr": 1e-3, "none": None}]}],
         "random": {"cpu": torch.get_rng_state()},
         "half": torch.tensor([1.5, -0.0, float("nan")], dtype=torch.bfloat16),

@@ -209,7 +209,9 @@ def test_a_resumed_run_has_every_row_once(tmp_path: Path) -> None:
     job = small_job(tmp_path)
     with pytest.raises(Stopped):
         execute(job, signal_after(6, signal.SIGTERM))
-    job.folder.append_metrics(job.folder.metrics[-1] | {"epoch": 2})  # written after the checkpoint, then the power went
+    job.folder.append_metrics(
+        job.folder.metrics[-1] | {"epoch": 2}
+    )  # written after the checkpoint, then the power went
     execute(job)
     assert [row["epoch"] for row in job.folder.metrics] == [1, 2, 3]
     assert [row["step"] for row in job.folder.metrics] == [4, 8, 12]
@@ -249,7 +251,12 @@ def test_a_loss_that_is_not_a_number_ends_the_run_with_code_1(
 
 
 def test_the_network_has_the_recipe_s_optimiser_and_the_criterion_always_adam(tmp_path: Path) -> None:
-    options = ("optimizer.lr=0.1", "optimizer.weight_decay=0.3", "optimizer.momentum=0.8", "optimizer.criterion_lr=0.02")
+    options = (
+        "optimizer.lr=0.1",
+        "optimizer.weight_decay=0.3",
+        "optimizer.momentum=0.8",
+        "optimizer.criterion_lr=0.02",
+    )
     for name, kind in {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}.items():
         task = make_task(tmp_path, f"optimizer.name={name}", *options)
         network, criterion = make_optimizers(task.module, task.settings)

@@ -27,12 +27,13 @@ METHOD = {
     "table",
     "terms",
 }
-LEAVES = {"config", "files", "run", "seeds", "stats", "stopping"}  # without torch
+LEAVES = {"config", "run", "seeds", "stats", "stopping"}  # without torch
 TORCH_LEAVES = {"checkpoint", "device", "metrics"}
 HEAVY = {"datasets", "matplotlib", "numpy", "scipy", "sklearn", "tokenizers", "sacrebleu", "rouge_score", "PIL"}
 
 # What each room may import from the others; a name stands for a module or a folder.
 ALLOWED = {
+    "files": set[str](),
     "method": {"method", "files"},
     "leaves": {"leaves"},
     "torch leaves": {"leaves"},
@@ -94,7 +95,7 @@ def test_every_room_imports_only_from_those_it_may() -> None:
     for module in FILES:
         for imported in inner_imports(module):
             assert imported in FILES, f"{module} imports {imported}, which is not there"
-            assert room(imported) in ALLOWED[room(module)], f"{module} imports {imported}"
+            assert room(imported) in ALLOWED[room(module)] | {"files"}, f"{module} imports {imported}"
 
 
 def test_there_is_no_circle() -> None:
@@ -122,7 +123,7 @@ def test_the_method_needs_torch_alone() -> None:
 
 def test_leaves_report_and_command_line_name_no_torch_at_their_top() -> None:
     for module in FILES:
-        if room(module) in ("leaves", "compare", "terminal", "cli"):
+        if room(module) in ("files", "leaves", "compare", "terminal", "cli"):
             assert not outer_imports(module, at_top=True) & (HEAVY | {"torch", "safetensors"}), module
         if room(module) == "report":
             assert "torch" not in outer_imports(module, at_top=False), module

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from labelemb.fused import FusedLabelEmbeddingLoss
-    from labelemb.loss import LabelEmbeddingLoss, LossTerms
+    from labelemb.loss import LabelEmbeddingLoss
     from labelemb.table import LabelTable
+    from labelemb.terms import LossTerms
 
 __all__ = ["FusedLabelEmbeddingLoss", "LabelEmbeddingLoss", "LabelTable", "LossTerms"]
 __version__ = version("labelemb")
@@ -16,7 +17,7 @@ _HOMES = {
     "FusedLabelEmbeddingLoss": "labelemb.fused",
     "LabelEmbeddingLoss": "labelemb.loss",
     "LabelTable": "labelemb.table",
-    "LossTerms": "labelemb.loss",
+    "LossTerms": "labelemb.terms",
 }
 
 

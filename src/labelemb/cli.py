@@ -282,7 +282,7 @@ def _fail_of(error: Exception) -> int:
         return _fail(format_message() or "expected a command", 2)
     if isinstance(error, Stopped):
         return _fail(str(error), 128 + error.signal_number)
-    return _fail(f"{type(error).__name__}: {error}", 1)
+    return _fail(f"{type(error).__name__}: {error}".splitlines()[0], 1)
 
 
 def _fail(message: str, code: int) -> int:

@@ -71,7 +71,7 @@ class ScheduleSettings(_Settings):
 
 
 class CompareSettings(_Settings):
-    modes: tuple[Mode, ...] = Field(("baseline", "emb"), description="the modes compared", min_length=1)
+    modes: tuple[Mode, ...] = Field(("baseline", "emb"), description="the modes compared")
     runs: Count = Field(5, description="seeds 0 to runs-1 of each mode")
 
 
@@ -290,6 +290,8 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
 
 def _check(settings: Settings, origin: str) -> None:
     """Contradictions between settings that are each legal."""
+    if not settings.compare.modes:  # pydantic's own check says so of unknown modes, too
+        raise InputError(f"{origin}: compare.modes: expected at least one mode")
     for mode in settings.compare.modes:
         if settings.compare.modes.count(mode) > 1:
             raise InputError(f"{origin}: compare.modes: {mode} stands there twice")

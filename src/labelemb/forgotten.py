@@ -5,48 +5,58 @@ import warnings
 import torch
 from torch import Tensor, nn
 
+from labelemb.terms import is_traced
+
 _NUM_CALLS = 100
+_SAMPLE_SIZE = 1024  # numbers of a parameter that are compared
 
 
 class ForgottenParameters:
-    """Watches a criterion: after 100 training calls in which the network moved and the criterion did not, warns once.
+    """Watches a criterion: where in 100 training calls the network moved and the criterion did not, warns once.
 
-    Gradient accumulation leaves the network still as well, so it is never mistaken for a forgotten criterion.
+    Values are compared, not version counters: fused optimisers change parameters without counting. Gradient
+    accumulation leaves the network still as well, so it is never mistaken for a forgotten criterion.
     """
 
     def __init__(self) -> None:
         self._num_calls = 0
-        self._versions: tuple[int, ...] = ()
-        self._network_version: int | None = None
+        self._is_settled = False
+        self._before: tuple[Tensor, Tensor] | None = None
 
     def check(self, criterion: nn.Module, logits: Tensor) -> None:
-        """Count one call. Tensors count their changes in place themselves, so a call costs a comparison of integers."""
-        if torch.compiler.is_compiling() or self._num_calls > _NUM_CALLS or not torch.is_grad_enabled():
+        """Count one call; a call in a hundred compares some numbers, which waits for the device."""
+        if self._is_settled or is_traced() or logits.is_meta or not (torch.is_grad_enabled() and criterion.training):
             return
-        parameters = [parameter for parameter in criterion.parameters() if parameter.requires_grad]
-        if not parameters or not criterion.training:
+        if self._num_calls % _NUM_CALLS == 0:
+            self._compare(criterion, logits)
+        self._num_calls += 1
+
+    def _compare(self, criterion: nn.Module, logits: Tensor) -> None:
+        own = [parameter for parameter in criterion.parameters() if parameter.requires_grad]
+        of_network = _parameter_of_network(logits)
+        if not own or of_network is None:
             return
-        versions = tuple(parameter._version for parameter in parameters)
-        if self._num_calls == 0 or versions != self._versions:
-            # Started, or the optimiser knows them: then the count begins again only to stop for good.
-            self._num_calls = 1 if self._num_calls == 0 else _NUM_CALLS + 1
-            self._versions, self._network_version = versions, _version_of_network(logits)
-        elif self._num_calls < _NUM_CALLS:
-            self._num_calls += 1
-        elif self._network_version != _version_of_network(logits):
-            self._num_calls += 1
+        now = _sample(min(own, key=Tensor.numel)), _sample(of_network)
+        before, self._before = self._before or now, now
+        criterion_moved, network_moved = (not torch.equal(a, b) for a, b in zip(before, now, strict=True))
+        self._is_settled = criterion_moved or network_moved
+        if network_moved and not criterion_moved:
             warnings.warn(
                 f"after {_NUM_CALLS} training calls the network has changed but no parameter of "
                 f"{type(criterion).__name__} has: give them to the optimiser, e.g. "
                 '{"params": criterion.parameters(), "weight_decay": 0.0}',
-                stacklevel=4,
+                stacklevel=7,  # the caller of criterion(...)
             )
 
 
-def _version_of_network(logits: Tensor) -> int | None:
-    """How often the first parameter found behind `logits` has been changed in place; None where there is none."""
+def _sample(parameter: Tensor) -> Tensor:
+    return parameter.detach().flatten()[:_SAMPLE_SIZE].cpu().clone()
+
+
+def _parameter_of_network(logits: Tensor) -> Tensor | None:
+    """The first parameter found behind `logits`; None where there is none."""
     if logits.is_leaf:
-        return logits._version
+        return logits
     seen = set()
     stack = [logits.grad_fn]
     while stack:
@@ -54,9 +64,8 @@ def _version_of_network(logits: Tensor) -> int | None:
         if node is None or node in seen:
             continue
         seen.add(node)
-        variable = getattr(node, "variable", None)
+        variable: Tensor | None = getattr(node, "variable", None)
         if variable is not None:
-            version: int = variable._version
-            return version
+            return variable
         stack.extend(next_node for next_node, _ in reversed(node.next_functions))
     return None

@@ -226,7 +226,10 @@ def _terms(
     inputs: Inputs, items: _Items, weights: Weights, fixed: FixedSoftLabel | None, chunk_size: int | None
 ) -> LossTerms:
     if torch.compiler.is_compiling():  # it would only be cut to pieces: it decides shapes from values
-        return torch.compiler.disable(_eager_terms)(inputs, items, weights, fixed, chunk_size)
+        terms: LossTerms = torch.compiler.disable(_eager_terms)(  # type: ignore[no-untyped-call]
+            inputs, items, weights, fixed, chunk_size
+        )
+        return terms
     return _eager_terms(inputs, items, weights, fixed, chunk_size)
 
 

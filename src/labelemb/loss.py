@@ -1,13 +1,10 @@
-"""Label embedding: the loss that trains a network, and the soft labels it trains the network with, together.
-
-Source: Sun, Wei, Ren, Ma, "Label Embedding Network", arXiv 1710.10393 (2017). Axes: N items, C classes, D features.
-"""
+"""Label embedding (arXiv 1710.10393): the loss that trains a network, and the soft labels it trains with."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from labelemb.closed_form import index_terms, is_traced
+from labelemb.closed_form import index_terms
 from labelemb.forgotten import ForgottenParameters
 from labelemb.fused import fused_label_embedding_terms
 from labelemb.table import LabelTable, make_table
@@ -21,6 +18,7 @@ from labelemb.terms import (
     checked_features,
     expected_rows,
     is_distribution,
+    is_traced,
     pick,
     prepare,
     weighted_terms,
@@ -76,8 +74,8 @@ class LabelEmbeddingLoss(nn.Module):
     Args:
         num_features: D, the width of the features.
         num_classes: C.
-        rank: R of a low-rank label table, None for a dense one (at most 20,000 labels). A low-rank row says little
-            before its label has been matched: start with `soft_weight` 0 and raise the attribute later.
+        rank: R of a low-rank table, None for a dense one (up to 20,000 labels). A low-rank row says little before its
+            label has been matched: start with `soft_weight` 0 and raise the attribute later.
         hard_weight, soft_weight: at least 0; may be changed between steps. 1 and 0 give plain cross entropy.
         temperature: tau, above 0.
         cap: alpha, in (0, 1], on the untempered probability.
@@ -92,13 +90,10 @@ class LabelEmbeddingLoss(nn.Module):
 
     Calls take `logits` (N, C), `target` of indices (N,) or class probabilities (N, C), `features` (N, D), and
     `num_items`: an int or 0-d tensor that replaces the divisor of the mean, for accumulation and several processes
-    (with class weights: the sum of the weights). Index targets outside [0, C) raise on the CPU; elsewhere they are the
-    caller's care.
+    (with class weights: their sum). Indices outside [0, C) raise on the CPU; elsewhere they are the caller's care.
 
     Raises:
         ValueError: settings out of range or contradicting each other, shapes that do not fit.
-
-    Source: arXiv 1710.10393, section 2.
     """
 
     class_weight: Tensor | None
@@ -135,8 +130,8 @@ class LabelEmbeddingLoss(nn.Module):
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction
         self.register_buffer("class_weight", checked_class_weight(class_weight, num_classes), persistent=False)
-        self.aux_head = None if freeze_table else nn.Linear(num_features, num_classes)
         self.table = make_table(num_classes, rank, table, freeze_table)
+        self.aux_head = None if freeze_table else nn.Linear(num_features, num_classes)
         self._forgotten = ForgottenParameters()
 
     def forward(
@@ -183,7 +178,8 @@ class LabelEmbeddingLoss(nn.Module):
         aux_logits = None
         if self.aux_head is not None:
             features = checked_features(features, len(logits), self.num_features)
-            aux_logits = widened(self.aux_head(features.detach()))  # (N, C)
+            features = features.detach().to(self.aux_head.weight.dtype)  # a model may be narrower than its criterion
+            aux_logits = widened(self.aux_head(features))  # (N, C)
         if aux_logits is None or is_distribution(target) or is_traced():
             values = _values(logits, aux_logits, rows, target, weights)
             return weighted_terms(values, item_weight, weights, self.reduction)

@@ -80,15 +80,18 @@ class RunFolder:
     def metrics(self) -> list[dict[str, Any]]:
         """The rows so far, oldest first. A last line cut short by a crash is dropped; any other is damage."""
         path = self.path / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        lines = path.read_bytes().splitlines() if path.is_file() else []
         rows: list[dict[str, Any]] = []
         for number, line in enumerate(lines, start=1):
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
+                row = json.loads(line)
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
                 if number == len(lines):
                     break
                 raise ValueError(f"{path} is damaged at line {number}: {_first_line(error)}") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{path} is damaged at line {number}: an object was expected")
+            rows.append(row)
         return rows
 
     def write_config(self, config: Mapping[str, Any]) -> None:

@@ -73,10 +73,13 @@ class LabelTable(nn.Module):
     def copy(self, *, frozen: bool = False) -> "LabelTable":
         """A table of its own with the same values; a frozen one holds buffers under the same names."""
         own = copy.deepcopy(self)
-        for module in own.modules() if frozen else ():
-            for name, parameter in list(module.named_parameters(recurse=False)):
+        for module in own.modules():
+            for name, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
                 delattr(module, name)
-                module.register_buffer(name, parameter.detach())
+                if frozen:
+                    module.register_buffer(name, value.detach())
+                else:
+                    module.register_parameter(name, nn.Parameter(value.detach()))
         return own
 
     @torch.no_grad()
@@ -143,16 +146,17 @@ class LabelTable(nn.Module):
             ValueError: the file is damaged, cut short, of another format or a later version.
         """
         tensors, metadata = _read(Path(path))
-        rank = None if "weight" in tensors else tensors["rows.weight"].shape[1]
-        num_classes = tensors["weight" if rank is None else "rows.weight"].shape[0]
-        names = json.loads(metadata["label_names"]) if "label_names" in metadata else None
+        is_dense = "weight" in tensors
+        num_classes, width = (*tensors["weight" if is_dense else "rows.weight"].shape, 0, 0)[:2]
         try:
             with torch.device("meta"):  # the file's tensors take the place of the initial values: draw none
-                table = cls(num_classes, rank=rank, label_names=names)
-            table.load_state_dict(tensors, assign=True)
-        except (RuntimeError, ValueError) as error:
+                table = cls(num_classes, rank=None if is_dense else width, label_names=_names(metadata))
+            if _kinds(tensors) != _kinds(table.state_dict()):
+                raise ValueError(f"expected {_kinds(table.state_dict())}, got {_kinds(tensors)}")
+        except ValueError as error:
             raise ValueError(f"{path} is not a whole label table: {error}") from error
-        return table.requires_grad_()
+        table.load_state_dict(tensors, assign=True)
+        return table
 
     @property
     def _device(self) -> torch.device:
@@ -239,7 +243,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            # Clones: what safetensors gives is the mapped file itself, which changes when the file is overwritten.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
     if metadata.get("format") != _FORMAT or metadata.get("version") != _VERSION:
@@ -248,3 +253,18 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if "weight" not in tensors and "rows.weight" not in tensors:
         raise ValueError(f"{path} has neither a dense nor a low-rank table: {sorted(tensors)}")
     return tensors, metadata
+
+
+def _kinds(tensors: dict[str, Tensor]) -> dict[str, str]:
+    """What must agree between a file and a table: names, shapes, and that the numbers are floating point."""
+    return {
+        name: f"{'floating point' if value.is_floating_point() else value.dtype} {tuple(value.shape)}"
+        for name, value in tensors.items()
+    }
+
+
+def _names(metadata: dict[str, str]) -> list[str] | None:
+    names = json.loads(metadata.get("label_names", "null"))
+    if names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        return names
+    raise ValueError("label_names must be a list of names")

@@ -24,7 +24,9 @@ def _bar(quiet: bool) -> Progress:
         TimeRemainingColumn(),
         TextColumn("{task.fields[message]}"),
     )
-    return Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True, refresh_per_second=4)
+    console = Console(stderr=True)
+    disable = quiet or not console.is_terminal  # into a file it would write an empty line
+    return Progress(*columns, console=console, disable=disable, transient=True, refresh_per_second=4)
 
 
 @contextmanager

@@ -45,6 +45,11 @@ class Weights(NamedTuple):
             raise ValueError(f"cap must lie above 0 and at most at 1, got {self.cap}")
 
 
+def is_traced() -> bool:
+    """Whether a compiler or torch.func looks on: they take plain operations, and let no value be read."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
 def is_distribution(target: Tensor) -> bool:
     """Whether `target` holds class probabilities (N, C) and not class indices (N,)."""
     return target.is_floating_point()
@@ -86,21 +91,21 @@ def prepare(
         distribution), and the factors (N,): 0 for an ignored item, the class weight of the others, for a mean divided
         by the number of items not ignored (the sum of their class weights) or by `num_items`.
     """
+    class_weight = None if class_weight is None else class_weight.to(dtype)
     if is_distribution(target):
         kept = (target != 0).any(dim=1).to(dtype)  # (N,)
         target = target.to(dtype) if class_weight is None else target.to(dtype) * class_weight  # (N, C)
         divisor = kept.sum() if class_weight is None else target.sum()
     else:
+        target = target.long()  # indexing needs int64, and no narrower type can hold every ignore_index
         mask = target != ignore_index  # (N,)
-        target = torch.where(mask, target, 0).long()  # indexing needs int64
-        kept = mask.to(dtype) if class_weight is None else mask * class_weight[target].to(dtype)
+        target = target * mask
+        kept = mask.to(dtype) if class_weight is None else mask * class_weight[target]
         divisor = kept.sum()
     if reduction != "mean":
         return target, kept
-    if isinstance(num_items, int):
-        return target, kept / (num_items or 1)  # no items at all: 0, never NaN
-    divisor = divisor if num_items is None else num_items
-    return target, kept / torch.where(divisor == 0, 1, divisor)
+    count = divisor if num_items is None else num_items
+    return target, kept / (count + (count == 0))  # no items at all: 0, never NaN
 
 
 def weighted_terms(
@@ -124,8 +129,15 @@ def check_reduction(reduction: str) -> None:
 
 
 def check_num_items(num_items: Tensor | int | None, reduction: Reduction) -> None:
-    if num_items is not None and reduction != "mean":
+    if num_items is None:
+        return
+    if reduction != "mean":
         raise ValueError(f"num_items replaces the divisor of reduction='mean'; reduction={reduction!r} has none")
+    if isinstance(num_items, Tensor):
+        if num_items.ndim:
+            raise ValueError(f"num_items must be a number or a 0-d tensor, got a tensor {tuple(num_items.shape)}")
+    elif not num_items >= 0:
+        raise ValueError(f"num_items must be at least 0, got {num_items}")
 
 
 def checked_features(features: Tensor | None, num_items: int, num_features: int) -> Tensor:
@@ -140,6 +152,8 @@ def checked_class_weight(class_weight: Tensor | None, num_classes: int) -> Tenso
         return None
     if class_weight.shape != (num_classes,):
         raise ValueError(f"class_weight must be ({num_classes},), got {tuple(class_weight.shape)}")
+    if not bool(((class_weight >= 0) & class_weight.isfinite()).all()):
+        raise ValueError(f"class_weight must be finite and at least 0, got {class_weight.tolist()}")
     return class_weight.detach().clone()
 
 
@@ -157,29 +171,31 @@ def check_call(
         raise ValueError(
             f"logits must be (N, {num_classes}), got {tuple(logits.shape)}; flatten (batch, time), drop padding first"
         )
+    if not logits.is_floating_point():
+        raise ValueError(f"logits must be floating point, got {logits.dtype}")
     check_labels(target, logits.shape[0], num_classes, ignore_index)
 
 
 def check_labels(target: Tensor, num_items: int, num_classes: int, ignore_index: int) -> None:
     """Raise ValueError unless `target` is (N,) integers in [0, C) or `ignore_index`, or (N, C) floats."""
+    if target.dtype == torch.bool or target.is_complex():
+        raise ValueError(f"target must be integer class indices or floating point probabilities, got {target.dtype}")
     expected = (num_items, num_classes) if is_distribution(target) else (num_items,)
     if tuple(target.shape) != expected:
         kind = "class probabilities" if is_distribution(target) else "class indices"
         raise ValueError(f"target of {kind} ({target.dtype}) must be {expected}, got {tuple(target.shape)}")
-    if is_distribution(target):
-        return
-    if target.dtype == torch.bool or target.is_complex():
-        raise ValueError(f"target must be integer class indices or floating point probabilities, got {target.dtype}")
-    _check_range(target, num_classes, ignore_index)
+    if not is_distribution(target):
+        _check_range(target, num_classes, ignore_index)
 
 
 def _check_range(target: Tensor, num_classes: int, ignore_index: int) -> None:
-    if torch.compiler.is_compiling() or target.device.type != "cpu":
-        return  # reading values would break the graph, or wait for the device
-    try:
-        if target.numel() == 0 or (target.amin() >= 0 and target.amax() < num_classes):
-            return
-    except RuntimeError:  # under torch.func.vmap no value can be read
+    if is_traced() or target.device.type != "cpu":
+        return  # values cannot be read, or reading them would wait for the device
+    target = target.long()
+    if target.numel() == 0:
+        return
+    low, high = target.aminmax()
+    if low.item() >= 0 and high.item() < num_classes:
         return
     bad = target[((target < 0) | (target >= num_classes)) & (target != ignore_index)]
     if bad.numel():

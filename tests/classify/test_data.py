@@ -78,9 +78,7 @@ def write_folder(folder: Path, shape: tuple[int, ...] = (5, 4, 3), num_train: in
 
 
 def same(one: ImageData, other: ImageData) -> bool:
-    tensors = [
-        (data.train.images, data.train.labels, data.test.images, data.test.labels) for data in (one, other)
-    ]
+    tensors = [(data.train.images, data.train.labels, data.test.images, data.test.labels) for data in (one, other)]
     return (one.label_names, one.scale) == (other.label_names, other.scale) and all(
         torch.equal(left, right) for left, right in zip(*tensors, strict=True)
     )

@@ -1,5 +1,6 @@
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ def trained(folder: RunFolder) -> ClassifySettings:
     settings = load_recipe("digits", ["epochs=2", "model.hidden=[16]"])
     assert isinstance(settings, ClassifySettings)
     folder.path.mkdir(parents=True)
-    train(ClassifyTask(settings, load_images(settings.data), CPU, folder), settings, folder, lambda *_: None)
+    task: Any = ClassifyTask(settings, load_images(settings.data), CPU, folder)
+    train(task, settings, folder, lambda *_: None)
     return settings
 
 
@@ -27,7 +29,7 @@ def test_file_holds_the_probabilities_whose_error_the_run_measured(tmp_path: Pat
     settings = trained(folder)
     message = predict_images(folder, settings, tmp_path / "predicted.csv", None, CPU)
     assert message == f"test error {100 * folder.metrics[-1]['test_error']:.2f} % of 719 images"
-    rows = list(csv.DictReader((tmp_path / "predicted.csv").open(encoding="utf-8")))
+    rows = list(csv.DictReader((tmp_path / "predicted.csv").read_text(encoding="utf-8").splitlines()))
     assert len(rows) == 719
     for row in rows:
         name = row.pop("predicted")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.small_text import run, small_task, write_corpus
 
 import labelemb.text.predict
 from labelemb.config import InputError, TextSettings
@@ -11,7 +12,6 @@ from labelemb.text.predict import PredictOptions, predict_text
 from labelemb.text.task import TextTask
 from labelemb.text.translate import Translator
 from labelemb.text.vocab import UNK
-from tests.small_text import run, small_task, write_corpus
 
 CPU = torch.device("cpu")
 
@@ -19,7 +19,11 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, corpus_folder: Path) -> TextTask:
     """A run long enough that best and last checkpoint differ."""
-    return run(small_task(tmp_path_factory.mktemp("runs"), corpus_folder, "emb", "epochs=3", "decode.beam=3"))
+    return run(
+        small_task(
+            tmp_path_factory.mktemp("runs"), corpus_folder, "emb", "epochs=3", "decode.beam=3", "optimizer.lr=0.03"
+        )
+    )
 
 
 def predict(task: TextTask, options: PredictOptions) -> str:
@@ -137,7 +141,7 @@ def test_options_out_of_range_are_refused(trained: TextTask, options: PredictOpt
         predict(trained, options)
     with pytest.raises(InputError, match="a corpus has its own references"):
         predict(trained, replace(options, data=trained.corpus.folder, ref=source))
-    with pytest.raises(ValueError, match="nowhere.txt: no such file"):
+    with pytest.raises(ValueError, match=r"nowhere\.txt: no such file"):
         predict(trained, replace(options, src=tmp_path / "nowhere.txt"))
     assert not options.output.exists()
 
@@ -151,7 +155,7 @@ def test_references_of_other_length_are_refused_before_work(trained: TextTask, o
 
 def test_broken_line_leaves_no_half_of_an_output(trained: TextTask, options: PredictOptions, tmp_path: Path) -> None:
     (tmp_path / "source.txt").write_bytes(b"red sea\n\xff\xfe\n")
-    with pytest.raises(ValueError, match="line 2: byte 1 .* is not UTF-8"):
+    with pytest.raises(ValueError, match=r"line 2: byte 1 .* is not UTF-8"):
         predict(trained, replace(options, src=tmp_path / "source.txt"))
     assert [path.name for path in tmp_path.iterdir()] == ["source.txt"]
 
@@ -179,9 +183,7 @@ def test_weights_that_do_not_fit_the_vocabulary_are_refused(
     other = small_task(tmp_path / "other", write_corpus(tmp_path, ("one", "two", "three")), "baseline")
     for name in ("corpus.json", "source.vocabulary.json", "target.vocabulary.json"):
         (task.folder.path / name).write_bytes((other.folder.path / name).read_bytes())
-    with pytest.raises(
-        InputError, match="best checkpoint does not fit this run's settings and vocabularies of 7 and 7"
-    ):
+    with pytest.raises(InputError, match=r"best checkpoint does not fit .* vocabularies of 7 and 7"):
         predict(task, replace(options, src=corpus_folder.parent / "test.src"))
 
 

@@ -1,6 +1,6 @@
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def kill_after(task: TextTask, steps: int) -> None:
             raise Killed
 
     with pytest.raises(Killed):
-        train(task, task.settings, task.folder, progress)
+        train(cast(Any, task), task.settings, task.folder, progress)
 
 
 def test_step_equals_loss_over_the_logits_of_unpadded_tokens(make_task: MakeTask) -> None:
@@ -198,7 +198,9 @@ def test_corpus_without_a_test_text_is_scored_on_the_development_text(make_task:
     from labelemb.text.preprocess import PreprocessOptions, preprocess
 
     write_corpus(tmp_path)
-    files = {f"{split}_{end}": tmp_path / f"{split}.{end}" for split in ("train", "valid") for end in ("src", "tgt")}
+    files: dict[str, Any] = {
+        f"{split}_{end}": tmp_path / f"{split}.{end}" for split in ("train", "valid") for end in ("src", "tgt")
+    }
     preprocess(PreprocessOptions(tmp_path / "two", **files))
     evaluation = run(make_task("baseline", corpus=tmp_path / "two")).folder.evaluation
     assert evaluation["scored_on"] == "valid"

@@ -49,7 +49,8 @@ def predict_images(
     table, num_errors = io.StringIO(), 0
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["predicted", *data.label_names])
-    for images, labels in zip(*(part.split(_BATCH_SIZE) for part in (task.test.images, task.test.labels)), strict=True):
+    parts = zip(torch.split(task.test.images, _BATCH_SIZE), torch.split(task.test.labels, _BATCH_SIZE), strict=True)
+    for images, labels in parts:
         logits, _ = task.module.network(task.inputs.plain(images))  # (B, C)
         predicted = logits.argmax(dim=1)
         num_errors += int((predicted != labels).sum())

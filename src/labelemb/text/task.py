@@ -77,7 +77,7 @@ class TextTask:
     def batches(self, epoch: int, first: int) -> Iterator[Step]:
         """Batches of an epoch from number `first` on; the order is drawn from (seed, epoch), torch's state unused."""
         for indices in self._batch_indices(epoch)[first:]:
-            yield self._step(make_batch(self.corpus.train, indices))
+            yield self.step(make_batch(self.corpus.train, indices))
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
         """Development perplexity and greedy scores, in the last epochs the beam's too; keeps the best network."""
@@ -119,7 +119,7 @@ class TextTask:
             self.corpus.train, seed=seed, epoch=epoch, pairs=settings.batch_size, tokens=settings.batch_tokens
         )
 
-    def _step(self, batch: Batch) -> Step:
+    def step(self, batch: Batch) -> Step:
         """A batch as the module takes it. Lengths stay on the CPU, where they decide shapes; so is the plan made."""
         target = batch.target_out[batch.target_out != PAD]  # (N,), row by row as the features
         plan = plan_labels(target)
@@ -133,7 +133,7 @@ class TextTask:
         loss = FusedLabelEmbeddingLoss(baseline(network.head.out_features), network.head)
         total, count = torch.zeros((), device=self.device), 0
         for indices in ordered_indices(split):
-            *inputs, target, plan = self._step(make_batch(split, indices))
+            *inputs, target, plan = self.step(make_batch(split, indices))
             with self._autocast():
                 total += loss.terms(network.features(*inputs), target, plan=plan).hard * len(target)
             count += len(target)

@@ -1,0 +1,293 @@
+"""Modes x seeds: which runs are done, left, resumed or refused, and that several processes change nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from labelemb import LabelTable, cli, compare
+from labelemb.classify.data import load_images
+from labelemb.compare import Job, RunFailed, Standing, execute, execute_all, plan, plan_all, standing
+from labelemb.config import InputError, plain
+from labelemb.engine import _Loop
+from labelemb.run import RunFolder
+from labelemb.stopping import Stopped
+from tests.small_runs import SMALL, bits, small_job, small_run, small_settings, what_was_learned
+
+
+def silent(_: Standing) -> None:
+    """Report nothing."""
+
+
+def refused(*arguments: Any, **options: Any) -> str:
+    with pytest.raises(InputError) as error:
+        plan_all(*arguments, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_every_mode_has_every_seed_with_seeds_outermost() -> None:
+    every = plan_all("digits", SMALL, {"compare.modes": ["baseline", "emb"], "compare.runs": 3})
+    assert [(settings.mode, settings.seed) for settings in every] == [
+        ("baseline", 0),
+        ("emb", 0),
+        ("baseline", 1),
+        ("emb", 1),
+        ("baseline", 2),
+        ("emb", 2),
+    ]
+
+
+def test_modes_and_runs_are_the_recipe_s_by_default() -> None:
+    every = plan_all("digits", (), {"compare.modes": None, "compare.runs": None})
+    assert len(every) == 60
+    assert {settings.mode for settings in every} == {"baseline", "smoothing", "emb"}
+    assert {settings.seed for settings in every} == set(range(20))
+
+
+def test_runs_lie_where_the_design_says(tmp_path: Path) -> None:
+    every = plan_all("digits", SMALL, {"recipe": "mine", "compare.modes": ["tfkd"], "compare.runs": 1})
+    assert plan(every[0], tmp_path, resume=True).folder.path == tmp_path / "mine" / "tfkd" / "seed-00"
+
+
+def test_a_table_goes_to_the_modes_that_use_one() -> None:
+    every = plan_all(
+        "digits", SMALL, {"compare.modes": ["baseline", "emb-start"], "compare.runs": 1, "loss.table": "a.safetensors"}
+    )
+    assert [settings.loss.table for settings in every] == [None, Path("a.safetensors")]
+
+
+def test_comparisons_that_cannot_be_are_refused() -> None:
+    assert "compare.runs: expected greater than or equal to 1, got 0" in refused("digits", (), {"compare.runs": 0})
+    assert "got 'soft'" in refused("digits", (), {"compare.modes": ["soft"]})
+    assert "--table a: none of the modes baseline, smoothing, emb uses one" in refused(
+        "digits", (), {"loss.table": Path("a")}
+    )
+    assert "mode emb-frozen needs a learned label table: --table FILE" in refused(
+        "digits", (), {"compare.modes": ["baseline", "emb-frozen"]}
+    )
+    assert "twice" in refused("digits", (), {"compare.modes": ["emb", "emb"]})
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_of_other_settings_is_refused_with_the_first_key_and_both_values(tmp_path: Path, resume: bool) -> None:
+    small_job(tmp_path).folder.write_config(plain(small_settings()))
+    with pytest.raises(InputError, match=r"loss\.temperature=2\.0, not loss\.temperature=3\.0") as error:
+        plan(small_settings("loss.temperature=3", "loss.cap=0.8"), tmp_path, resume=resume)
+    assert "seed-00" in str(error.value)
+
+
+def test_train_asks_for_resume_where_a_run_stands(tmp_path: Path) -> None:
+    folder = small_job(tmp_path).folder
+    folder.write_config(plain(small_settings()))
+    with pytest.raises(InputError, match="an unfinished run: pass --resume"):
+        plan(small_settings(), tmp_path, resume=False)
+    folder.write_environment({"end": "now"})
+    with pytest.raises(InputError, match="a finished run: pass --resume"):
+        plan(small_settings(), tmp_path, resume=False)
+    assert plan(small_settings(), tmp_path, resume=True).folder.path == folder.path
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
+    folder = small_run(tmp_path)
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.path.rglob("*") if path.is_file()}
+    small_run(tmp_path)
+    execute_all([small_job(tmp_path)], 2, silent)
+    after = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.path.rglob("*") if path.is_file()}
+    assert before == after
+
+
+def test_standing_counts_epochs_of_all_runs(tmp_path: Path) -> None:
+    jobs = [small_job(tmp_path, seed=seed) for seed in range(4)]
+    small_run(tmp_path, seed=0)
+    jobs[1].folder.write_config({})
+    jobs[1].folder.write_metrics([{"epoch": 1}])
+    assert standing(jobs) == Standing(finished=1, running=1, total=4, progress=pytest.approx((1 + 1 / 3) / 4))
+
+
+def learn_table(tmp_path: Path) -> Path:
+    return small_run(tmp_path / "teacher", "optimizer.criterion_lr=0.1", seed=7).table
+
+
+@pytest.mark.parametrize("mode", ["emb-start", "emb-frozen"])
+def test_a_learned_table_is_used_again(tmp_path: Path, mode: str) -> None:
+    path = learn_table(tmp_path)
+    learned = load_file(path)
+    assert not torch.equal(learned["weight"], torch.eye(10))
+    folder = small_run(tmp_path, "model.hidden=[9]", mode=mode, table=path)  # by another network
+    again = load_file(folder.table)
+    if mode == "emb-frozen":
+        assert bits(again) == bits(learned)
+        assert folder.metrics[-1]["train_aux"] == folder.metrics[-1]["train_match"] == 0
+    else:
+        assert not torch.equal(again["weight"], learned["weight"])
+        assert (again["weight"] - learned["weight"]).abs().max() < (again["weight"] - torch.eye(10)).abs().max()
+    assert folder.config["loss"]["table"] == str(path)
+
+
+def test_the_learned_rows_are_the_soft_labels_of_the_first_step(tmp_path: Path) -> None:
+    path = learn_table(tmp_path)
+    still = ("optimizer.lr=1e-30", "optimizer.criterion_lr=1e-30", "epochs=1")
+    rows = small_run(tmp_path, *still, mode="emb-frozen", table=path).metrics[0]
+    settings = small_settings(*still)
+    data = load_images(settings.data)
+    from labelemb.classify.task import ClassifyTask
+
+    task = ClassifyTask(settings, data, torch.device("cpu"), RunFolder(tmp_path / "none"))
+    log_probs = task.module.network(task.inputs.plain(task.train.images))[0].log_softmax(dim=1)
+    soft = LabelTable.load(path).soft_labels(task.train.labels)
+    assert rows["train_soft"] == pytest.approx(-(soft * log_probs).sum(dim=1).mean().item(), rel=1e-5)
+
+
+def test_a_table_that_is_missing_or_of_other_labels_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    LabelTable(3, label_names=["a", "b", "c"]).save(tmp_path / "other.safetensors")
+    LabelTable(3).save(tmp_path / "nameless.safetensors")
+    for name, expected in {
+        "none.safetensors": "no label table at",
+        "other.safetensors": "was learned for other labels",
+        "nameless.safetensors": "the table has 3 labels, num_classes is 10",
+    }.items():
+        job = small_job(tmp_path, mode="emb-frozen", table=tmp_path / name)
+        with pytest.raises(ValueError, match=expected):
+            execute(job)
+        assert not job.folder.path.exists()
+
+
+def test_two_processes_do_the_same_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "num_cores", lambda: 2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        alone = [small_job(tmp_path / "alone", mode=mode, seed=seed) for seed in (0, 1) for mode in ("baseline", "emb")]
+        for job in alone:
+            execute(job)
+    finally:
+        torch.set_num_threads(before)
+    together = [
+        Job(job.settings, RunFolder(tmp_path / "two" / job.folder.path.name / job.settings.mode)) for job in alone
+    ]
+    seen: list[Standing] = []
+    execute_all(together, 2, seen.append)
+    assert seen[-1] == Standing(finished=4, running=0, total=4, progress=1.0)
+    for one, other in zip(alone, together, strict=True):
+        assert what_was_learned(one.folder) == what_was_learned(other.folder)
+        assert other.folder.environment["threads"] == 1
+
+
+def test_a_worker_that_fails_gives_its_line_and_its_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["compare", "digits", *SMALL, "--runs", "1", "--modes", "baseline", "--jobs", "1", "--quiet"]
+    assert cli._run([*arguments, "optimizer.lr=1e30", "--output", str(tmp_path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "seed-00" in line
+    assert "the training loss became" in line
+
+
+def test_an_error_of_the_library_is_input_in_a_worker_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures: list[Exception] = []
+    monkeypatch.setattr(compare, "_end_with_parent", lambda: None)
+    before = signal.getsignal(signal.SIGINT)
+    threads = torch.get_num_threads()
+    for raised, expected in {
+        ValueError("no such thing"): InputError,
+        FileNotFoundError("no file"): InputError,
+        FloatingPointError("nan"): RunFailed,
+        OSError(28, "No space left on device"): RunFailed,
+    }.items():
+
+        def fail(job: Job, error: Exception = raised) -> None:
+            raise error
+
+        monkeypatch.setattr(compare, "execute", fail)
+        compare._work(Todo([small_job(tmp_path)]), Failures(failures), threads)  # type: ignore[arg-type]
+        assert type(failures[-1]) is expected
+        assert str(raised) in str(failures[-1])
+    signal.signal(signal.SIGINT, before)
+
+
+class Todo:
+    def __init__(self, items: list[Job]) -> None:
+        self.items: list[Job | None] = [*items, None]
+
+    def get(self) -> Job | None:
+        return self.items.pop(0)
+
+
+class Failures:
+    def __init__(self, failures: list[Exception]) -> None:
+        self.put = failures.append
+
+
+def test_a_worker_takes_runs_until_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "_end_with_parent", lambda: None)
+    before = signal.getsignal(signal.SIGINT)
+    jobs = [small_job(tmp_path, seed=seed) for seed in (0, 1)]
+    failures: list[Exception] = []
+    compare._work(Todo(jobs), Failures(failures), torch.get_num_threads())  # type: ignore[arg-type]
+    signal.signal(signal.SIGINT, before)
+    assert not failures
+    assert all(job.folder.is_finished for job in jobs)
+
+
+LONG = "epochs=4000"
+
+
+def test_a_stopped_comparison_leaves_checkpoints_and_no_process(tmp_path: Path) -> None:
+    """A real command, stopped as Ctrl-C does: the signal reaches every process of the group."""
+    arguments = ["compare", "digits", *SMALL, LONG, "--runs", "1", "--modes", "baseline,emb", "--jobs", "2"]
+    script = [sys.executable, "-c", "from labelemb.cli import main; main()", *arguments]
+    command = [*script, "--output", str(tmp_path), "--quiet"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    folders = [RunFolder.at(tmp_path, "digits", mode, 0) for mode in ("baseline", "emb")]
+    deadline = time.monotonic() + 120
+    while not all(folder.metrics for folder in folders):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines() == ["labelemb: stopped by SIGINT; the run can be resumed"]
+    for folder in folders:
+        assert len(list(folder.checkpoints.glob("step-*"))) == 1
+
+
+def test_a_worker_ends_when_its_parent_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone:
+        def join(self) -> None:
+            """At once."""
+
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    monkeypatch.setattr(compare, "parent_process", Gone)
+    compare._end_with_parent()
+    signal.signal(signal.SIGTERM, before)
+    assert received == [signal.SIGTERM]
+
+
+def test_a_stopped_worker_fails_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    take_step = _Loop.take_step
+
+    def interrupted(self: _Loop, batch: tuple[Any, ...]) -> None:
+        take_step(self, batch)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(_Loop, "take_step", interrupted)
+    monkeypatch.setattr(compare, "_end_with_parent", lambda: None)
+    before = signal.getsignal(signal.SIGINT)
+    jobs = [small_job(tmp_path, seed=seed) for seed in (0, 1)]
+    failures: list[Exception] = []
+    compare._work(Todo(jobs), Failures(failures), torch.get_num_threads())  # type: ignore[arg-type]
+    signal.signal(signal.SIGINT, before)
+    assert not failures
+    assert jobs[0].folder.checkpoints.is_dir()
+    assert not jobs[1].folder.exists  # it took no other run
+    with pytest.raises(Stopped):
+        execute(jobs[1])
