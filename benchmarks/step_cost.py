@@ -148,7 +148,11 @@ def straightforward_seconds(steps: Steps, num_rounds: int) -> tuple[list[float],
 def peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux hands getrusage's peak down from the parent process, but not this one
+        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
 def memory_in_own_process(name: str, mode: str, options: argparse.Namespace) -> int:

@@ -20,9 +20,9 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import torch
+from benchmarks.stepwise_text import direct_baseline, direct_label_embedding, object_beam_search, stepwise_features
 from torch import Tensor
 
-from benchmarks.stepwise_text import direct_baseline, direct_label_embedding, object_beam_search, stepwise_features
 from labelemb.config import InputError, TextSettings, load_recipe, parse_settings
 from labelemb.engine import make_optimizers
 from labelemb.loss import LabelEmbeddingLoss
@@ -174,7 +174,8 @@ def _chosen(task: TextTask, count: int) -> Any:
 def _loss(task: TextTask, batch: Any, side: str | None) -> Tensor:
     network, criterion = task.module.network, task.module.criterion
     if side == "labelemb":
-        return task.module(*task.step(batch)).terms.total
+        total: Tensor = task.module(*task.step(batch)).terms.total
+        return total
     assert isinstance(network, AttentionLSTM)
     features = stepwise_features(network, batch.source, batch.source_lengths, batch.target_in)
     if isinstance(criterion, LabelEmbeddingLoss):
@@ -186,19 +187,19 @@ def _product_seconds(task: TextTask, batch: Any) -> float:
     """How long the matrix products of a step would take alone: output layer, loss and LSTMs, by measured products."""
     size, network = task.settings.model.hidden, task.module.network
     target = batch.target_out[batch.target_out != PAD]
-    num_items, vocabulary = len(target), network.head.out_features
+    num_items, vocabulary = len(target), int(network.head.out_features)
     features, weight = torch.randn(num_items, size), network.head.weight.detach()
     out = torch.empty(num_items, vocabulary)
     torch.mm(features, weight.T, out=out)
     start = time.perf_counter()
     torch.mm(features, weight.T, out=out)
-    unit = time.perf_counter() - start  # 2 * N * V * D flops
+    unit: float = time.perf_counter() - start  # 2 * N * V * D flops
     products = 3.0
     if isinstance(task.module.criterion, LabelEmbeddingLoss):
         products = 5 + 3 * len(target.unique()) / num_items
     positions = batch.source.numel() + batch.target_in.numel()
-    of_gates = 3 * positions * 8 * size * task.settings.model.layers  # in units of 2 * D flops
-    return unit * (products + of_gates / (num_items * vocabulary))
+    of_gates: float = 3 * positions * 8 * size * task.settings.model.layers  # in units of 2 * D flops
+    return unit * (products + of_gates / float(num_items * vocabulary))
 
 
 def _check_training(options: argparse.Namespace) -> None:
@@ -243,15 +244,20 @@ def _test_batches(task: TextTask, options: argparse.Namespace) -> list[tuple[Ten
     """The first sentences of the test text, by length, in batches."""
     split = task.corpus.test or task.corpus.valid
     pairs = SIZES[options.size].pairs
-    kept = [indices[indices < options.sentences] for indices in ordered_indices(split, pairs=len(split))][0]
+    (order,) = ordered_indices(split, pairs=len(split))
+    kept = order[order < options.sentences]
     rows = [split.source.padded(kept[start : start + pairs]) for start in range(0, len(kept), pairs)]
     return [(torch.from_numpy(source), torch.from_numpy(lengths)) for source, lengths in rows]
 
 
 def _peak_gigabytes() -> float:
     """The most memory this process has had, everything included."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux's ru_maxrss begins at what the parent process had
+        return next(
+            int(line.split()[1]) * 1024 / 1e9 for line in status.read_text().splitlines() if line.startswith("VmHWM")
+        )
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9  # bytes on macOS
 
 
 if __name__ == "__main__":

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-
-from labelemb import files
-from labelemb.checkpoint import load_checkpoint, load_newest, save_checkpoint
 from tests.small_runs import bits
+
+from labelemb.checkpoint import load_checkpoint, load_newest, save_checkpoint
 
 
 def some_state(value: float = 1.0) -> dict[str, Any]:
@@ -132,7 +131,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_whole(
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint(tmp_path, 1 if same_step else 2, some_state(2))
     assert steps(tmp_path) == ["step-00000001"]

@@ -8,14 +8,21 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from tests.small_runs import SMALL, small_run, write_image_cache
 from torch import nn
 
 from labelemb import LabelTable, __version__, cli
 from labelemb.config import load_recipe, plain, recipe_names
 from labelemb.run import RunFolder
-from tests.small_runs import SMALL, small_run, write_image_cache
 
 Output = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a command writes, with or without `--output`, lies in the test's own folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LABELEMB_CACHE", str(tmp_path / "cache"))
 
 
 def run(capsys: Output, *arguments: str) -> list[str]:
@@ -134,11 +141,7 @@ def test_quiet_training_prints_nothing(capsys: Output, tmp_path: Path) -> None:
         (["neighbors", "nowhere"], "no label table at nowhere"),
     ],
 )
-def test_a_mistake_is_one_line_and_code_2(
-    capsys: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LABELEMB_CACHE", str(tmp_path / "cache"))
+def test_a_mistake_is_one_line_and_code_2(capsys: Output, tmp_path: Path, arguments: list[str], expected: str) -> None:
     assert expected in refused(capsys, *arguments)
     assert not list(tmp_path.iterdir())  # nothing was written
 
@@ -198,8 +201,22 @@ def test_one_s_own_network_is_trained(capsys: Output, tmp_path: Path, monkeypatc
     assert "a recipe cannot name code to import" in refused(capsys, "train", str(path))
 
 
+def test_a_run_folder_cannot_name_code_to_import(
+    capsys: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "strange_code.py").write_text("def network(num_classes): raise AssertionError('imported')")
+    folder = small_run(tmp_path / "runs", "epochs=1")
+    folder.write_config(folder.config | {"model": {"name": "strange_code:network"}})
+    monkeypatch.syspath_prepend(tmp_path)
+    line = refused(capsys, "predict", str(folder.path), "--output", "out.csv")
+    assert "a run folder cannot name code to import; pass --model strange_code:network" in line
+    assert "strange_code" not in sys.modules
+    line = refused(capsys, "predict", str(folder.path), "--output", "out.csv", "--model", "strange_code:network")
+    assert "imported" in line  # asked for by name, it is
+
+
 def test_a_folder_of_odd_name_is_a_folder(capsys: Output, tmp_path: Path) -> None:
-    data = write_image_cache(tmp_path / "meine Bilder – 图片 [1].safetensors")
+    data = write_image_cache(tmp_path / "schöne Bilder 图片 [1].safetensors")
     small = ["model.name=mlp", "model.hidden=[4]", "epochs=1", "batch_size=4", "--device", "cpu"]
     output = str(tmp_path / "Läufe und 运行 #1")
     lines = run(capsys, "train", "cifar10", *small, "--data", str(data), "--output", output, "--quiet")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.small_runs import small_settings
 
 from labelemb.config import (
     ClassifySettings,
@@ -18,7 +19,6 @@ from labelemb.config import (
     plain,
     recipe_names,
 )
-from tests.small_runs import small_settings
 
 
 def error_of(recipe: str, *overrides: str, **options: Any) -> str:

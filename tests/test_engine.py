@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests.small_runs import SMALL, bits, small_job, small_run, small_settings, what_was_learned
 from torch import Tensor, nn
 
 from labelemb import cli, engine
-from labelemb.checkpoint import load_newest
+from labelemb.checkpoint import load_newest, save_checkpoint
 from labelemb.classify.data import load_images
 from labelemb.classify.task import ClassifyTask
 from labelemb.compare import execute
@@ -24,7 +25,6 @@ from labelemb.config import InputError, ScheduleSettings
 from labelemb.engine import _Loop, learning_rate_factor, make_optimizers, planned_soft_after
 from labelemb.run import RunFolder
 from labelemb.stopping import Stopped, StopSignals
-from tests.small_runs import SMALL, bits, small_job, small_run, small_settings, what_was_learned
 
 NUM_STEPS = 12  # of a small run: 3 epochs of 4
 
@@ -74,8 +74,13 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("mode", "step", "number"),
-    [("emb", 2, signal.SIGINT), ("emb", 4, signal.SIGTERM), ("emb", 7, signal.SIGTERM)]
-    + [("online-smoothing", 6, signal.SIGINT), ("baseline", NUM_STEPS - 1, signal.SIGTERM)],
+    [
+        ("emb", 2, signal.SIGINT),
+        ("emb", 4, signal.SIGTERM),
+        ("emb", 7, signal.SIGTERM),
+        ("online-smoothing", 6, signal.SIGINT),
+        ("baseline", NUM_STEPS - 1, signal.SIGTERM),
+    ],
 )
 def test_a_stopped_run_resumes_to_the_same_bits(tmp_path: Path, mode: str, step: int, number: signal.Signals) -> None:
     job = small_job(tmp_path / "stopped", "augment.flip=true", mode=mode)
@@ -158,7 +163,7 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(tmp_path: Path) -> 
 def test_a_full_disk_ends_the_run_with_code_1_and_leaves_it_resumable(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = engine.save_checkpoint
+    save = save_checkpoint
 
     def until_full(folder: Path, step: int, state: dict[str, Any]) -> None:
         with pytest.MonkeyPatch.context() as disk:

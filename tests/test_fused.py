@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from labelemb.fused import FusedLabelEmbeddingLoss, fused_label_embedding_loss, plan_labels
+from labelemb.gradient_sum import GradientSum
 from labelemb.label_plan import LabelPlan
 from labelemb.loss import LabelEmbeddingLoss
 from labelemb.modes import FixedSoftLabelLoss, baseline, smoothing, teacher_free
@@ -63,6 +64,7 @@ def assert_same(
     expected = criterion.terms(head(features), target, features, num_items=num_items)
     module = FusedLabelEmbeddingLoss(criterion, head)
     fused = module.terms(features, target, num_items=num_items, chunk_size=chunk_size, plan=plan)
+    assert [term.requires_grad for term in fused] == [False] * 5 + [True]
     for name, got, want in zip(fused._fields, fused, expected, strict=True):
         if name != "soft" or criterion.soft_weight:
             torch.testing.assert_close(got, want, rtol=0, atol=1e-10, msg=f"{name}: {got} for {want}")
@@ -204,7 +206,15 @@ def test_gradcheck_holds_in_the_head() -> None:
     assert torch.autograd.gradcheck(loss, (torch.randn(C, D, requires_grad=True), torch.randn(C, requires_grad=True)))
 
 
-def test_only_gradients_asked_for_are_computed() -> None:
+def test_only_gradients_asked_for_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Tensor] = []
+
+    class Watched(GradientSum):
+        def __init__(self, tensor: Tensor, dtype: torch.dtype) -> None:
+            made.append(tensor)
+            super().__init__(tensor, dtype)
+
+    monkeypatch.setattr("labelemb.fused_pass.GradientSum", Watched)
     criterion, head, target = make_criterion(), nn.Linear(D, C), zipf_labels()
     features = torch.randn(N, D, requires_grad=True)
     module = FusedLabelEmbeddingLoss(criterion, head)
@@ -213,7 +223,9 @@ def test_only_gradients_asked_for_are_computed() -> None:
     for index, tensor in enumerate(tensors):
         for other in tensors:
             other.requires_grad_(other is tensor)
+        made.clear()
         loss = module(features, target, chunk_size=7)
+        assert len(made) == 1
         (got,) = torch.autograd.grad(loss, tensor)
         torch.testing.assert_close(got, full[index], rtol=0, atol=1e-10)
 
@@ -272,7 +284,7 @@ def test_gradients_become_the_parameters_without_a_copy() -> None:
     loss = FusedLabelEmbeddingLoss(criterion, head)(features, target)
     assert loss.grad_fn is not None
     made = {tensor.data_ptr() for tensor in loss.grad_fn.saved_tensors if tensor is not None}
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     for parameter in (*head.parameters(), *criterion.parameters()):
         assert parameter.grad is not None
         assert parameter.grad.data_ptr() in made

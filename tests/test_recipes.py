@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.small_runs import write_image_cache
 
 from labelemb.classify.data import load_images
 from labelemb.classify.task import ClassifyTask
 from labelemb.config import ClassifySettings, load_recipe, recipe_names
 from labelemb.engine import _Loop
 from labelemb.run import RunFolder
-from tests.small_runs import write_image_cache
 
 # What a recipe's images are; the ResNets are as deep as ever, but narrow, and CIFAR-100 has ten labels here.
 SHAPES = {"mnist-mlp": (1, 28, 28), "mnist-cnn": (1, 28, 28)}

@@ -32,8 +32,11 @@ class StepOutput(NamedTuple):
 class Task(Protocol):
     """What the engine trains."""
 
-    module: nn.Module  # holds `.network` and `.criterion`; module(*batch) returns StepOutput
     num_batches: int  # steps an epoch
+
+    @property
+    def module(self) -> nn.Module:
+        """Holds `.network` and `.criterion`; module(*batch) returns StepOutput."""
 
     def batches(self, epoch: int, first: int) -> Iterator[tuple[Any, ...]]:
         """The batches of an epoch from number `first` on: a function of the seed and the epoch alone."""

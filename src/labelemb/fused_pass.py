@@ -83,11 +83,13 @@ class FusedPass:
         self.sums = {
             name: GradientSum(tensor, self.dtype)
             for name, tensor, needed in zip(Inputs._fields, inputs, settings.needed, strict=True)
-            if needed
+            if tensor is not None and needed
         }
-        self.cast = inputs._replace(
-            **{name: _cast(getattr(inputs, name), settings.product_dtype) for name in _MULTIPLIED}
-        )
+        self.cast: dict[str, Tensor] = {
+            name: tensor.to(settings.product_dtype)
+            for name, tensor in zip(Inputs._fields, inputs, strict=True)
+            if tensor is not None and name in _MULTIPLIED
+        }
         self.reads_rows = settings.fixed is None and self.weights.soft != 0
         self.chunks = plan.chunks(settings.chunk_size)
         self._allocate()
@@ -122,13 +124,12 @@ class FusedPass:
 
     def _pass_network(self, chunk: Chunk, features: Tensor, items: Tensor) -> None:
         """The hard and the soft term, which share one pass over the logits."""
-        logits = _linear(features, self.cast.head_weight, self.cast.head_bias, self.logits)  # (K, C)
+        logits = self._linear("head", features, self.logits)  # (K, C)
         for start, stop in self._blocks(len(logits)):
             self._network_block(chunk, logits[start:stop], chunk.start + start)
-        if "head_weight" in self.sums:
-            self.sums["head_weight"].add_product(logits.T, features)
+        self._add_linear_gradient("head", logits, features)
         if "features" in self.sums:
-            self.sums["features"].add_rows(items, logits @ self.cast.head_weight)
+            self.sums["features"].add_rows(items, logits @ self.cast["head_weight"])
 
     def _network_block(self, chunk: Chunk, logits: Tensor, start: int) -> None:
         """Values of the sorted items from `start` on; their logits (B, C) become their gradients."""
@@ -157,7 +158,7 @@ class FusedPass:
         elif fixed is not None:
             scores.sub_(soft * fixed.other_prob)
             hard = hard + soft * true_excess
-        self._keep_gradient(logits, scores.scatter_add_(1, gold, -hard), "head_bias")
+        _keep(scores.scatter_add_(1, gold, -hard), logits)
 
     def _pass_aux_head(self, chunk: Chunk, features: Tensor) -> Tensor:
         """The auxiliary head's terms; its tempered predictions of matched items are summed by label into `soft`.
@@ -165,14 +166,13 @@ class FusedPass:
         Returns:
             (U,) the sum of the factors of the matched items of each label.
         """
-        logits = _linear(features, self.cast.aux_weight, self.cast.aux_bias, self.logits)  # (K, C)
+        logits = self._linear("aux", features, self.logits)  # (K, C)
         num_labels = chunk.last_label - chunk.first_label
         self.soft[:num_labels].zero_()
         matched_weight = self.item_weight.new_zeros(num_labels)
         for start, stop in self._blocks(len(logits)):
             self._aux_block(chunk, logits[start:stop], chunk.start + start, matched_weight)
-        if "aux_weight" in self.sums:
-            self.sums["aux_weight"].add_product(logits.T, features)
+        self._add_linear_gradient("aux", logits, features)
         return matched_weight
 
     def _aux_block(self, chunk: Chunk, logits: Tensor, start: int, matched_weight: Tensor) -> None:
@@ -192,7 +192,7 @@ class FusedPass:
             return
         scale = weight * (1 - self.weights.cap_weight * ((gold_prob > self.weights.cap) * gold_prob))
         scores.mul_(scale / mass).scatter_add_(1, gold, -scale)
-        self._keep_gradient(logits, scores, "aux_bias")
+        _keep(scores, logits)
 
     def _exponentials(self, chunk: Chunk, scores: Tensor, start: int, matched: Tensor) -> None:
         """exp(scores) in place; before that the tempered predictions of the matched items go into their sums."""
@@ -245,18 +245,30 @@ class FusedPass:
         gradient = soft_labels.exp_().mul_(weight).sub_(means)
         if self.inputs.table is None:
             gradient.mul_(rows > 0)
-        self._keep_gradient(self.rows[write_at : write_at + len(rows)], gradient, "decoder_bias")
+        _keep(gradient, self.rows[write_at : write_at + len(rows)])
 
     def _add_table_gradient(self, labels: Tensor) -> None:
         gradient = self.rows[: len(labels)]  # (U, C)
         if "table" in self.sums:
             self.sums["table"].add_rows(labels, gradient)
         if "codes" in self.sums:
-            assert self.cast.decoder_weight is not None
-            self.sums["codes"].add_rows(labels, gradient @ self.cast.decoder_weight)
-        if "decoder_weight" in self.sums:
-            assert self.inputs.codes is not None
-            self.sums["decoder_weight"].add_product(gradient.T, self.inputs.codes[labels].to(gradient.dtype))
+            self.sums["codes"].add_rows(labels, gradient @ self.cast["decoder_weight"])
+        if self.inputs.codes is not None:
+            self._add_linear_gradient("decoder", gradient, self.inputs.codes[labels].to(gradient.dtype))
+
+    def _linear(self, name: str, features: Tensor, buffer: Tensor) -> Tensor:
+        """A linear map of `features` (K, D or R), into the first rows of a buffer: (K, C)."""
+        weight, bias, out = self.cast[f"{name}_weight"], self.cast.get(f"{name}_bias"), buffer[: len(features)]
+        if bias is None:
+            return torch.mm(features, weight.T, out=out)
+        return torch.addmm(bias, features, weight.T, out=out)
+
+    def _add_linear_gradient(self, name: str, gradient: Tensor, features: Tensor) -> None:
+        """What the gradient (K, C) of a linear map of `features` (K, D or R) gives its weight and bias."""
+        if f"{name}_weight" in self.sums:
+            self.sums[f"{name}_weight"].add_product(gradient.T, features)
+        if f"{name}_bias" in self.sums:
+            self.sums[f"{name}_bias"].add(gradient.sum(dim=0, dtype=self.dtype))
 
     def _fill_rows(self, labels: Tensor) -> None:
         """The label table's rows of some labels, into the first of `rows`."""
@@ -266,7 +278,7 @@ class FusedPass:
         else:
             assert self.inputs.codes is not None
             codes = self.inputs.codes.index_select(0, labels).to(rows.dtype)  # (U, R)
-            _linear(codes, self.cast.decoder_weight, self.cast.decoder_bias, rows).relu_()
+            self._linear("decoder", codes, rows).relu_()
 
     def _fill_soft_labels(self, num_labels: int) -> None:
         for start, stop in self._blocks(num_labels):
@@ -284,25 +296,11 @@ class FusedPass:
         for start in range(0, num_rows, self.block_rows):
             yield start, min(start + self.block_rows, num_rows)
 
-    def _keep_gradient(self, place: Tensor, gradient: Tensor, bias: str) -> None:
-        """Put the gradient of B rows where the matrix products take it from, and its sum to the bias of that name."""
-        if bias in self.sums:
-            self.sums[bias].add(gradient.sum(dim=0))
-        if gradient is not place:
-            place.copy_(gradient)
 
-
-def _linear(features: Tensor, weight: Tensor | None, bias: Tensor | None, buffer: Tensor) -> Tensor:
-    """features @ weight.T + bias, into the first rows of a buffer."""
-    assert weight is not None
-    out = buffer[: len(features)]
-    if bias is None:
-        return torch.mm(features, weight.T, out=out)
-    return torch.addmm(bias, features, weight.T, out=out)
-
-
-def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if tensor is None else tensor.to(dtype)
+def _keep(gradient: Tensor, place: Tensor) -> None:
+    """Put the gradient of B rows where the matrix products take it from; in float32 it is there already."""
+    if gradient is not place:
+        place.copy_(gradient)
 
 
 def _block_rows(num_classes: int, device_type: str) -> int:

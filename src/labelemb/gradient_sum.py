@@ -26,8 +26,9 @@ class GradientSum:
             torch.addmm(self._sum, left, right, beta=beta, out=self._sum)
             return
         part_rows = max(1, _PART_NUMEL // self._sum.shape[1])
-        for left_part, sum_part in zip(left.split(part_rows), self._sum.split(part_rows), strict=True):
-            product = left_part @ right
+        for start in range(0, len(left), part_rows):
+            product = left[start : start + part_rows] @ right
+            sum_part = self._sum[start : start + part_rows]
             sum_part.add_(product) if beta else sum_part.copy_(product)
 
     def add_rows(self, index: Tensor, rows: Tensor) -> None:

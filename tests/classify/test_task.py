@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from tests.small_runs import bits, small_run, small_settings, write_image_cache
 from torch import Tensor
 
 from labelemb import LabelTable
@@ -13,7 +14,6 @@ from labelemb.classify.data import ImageData, Split, load_images
 from labelemb.classify.task import ClassifyTask, load_table
 from labelemb.config import MODES, TABLE_MODES, ClassifySettings, ImageDataSettings, InputError, load_recipe
 from labelemb.run import RunFolder
-from tests.small_runs import bits, small_run, small_settings, write_image_cache
 
 CPU = torch.device("cpu")
 
@@ -143,7 +143,7 @@ def test_a_run_leaves_evaluation_table_and_examples(tmp_path: Path) -> None:
     assert examples == [f"{label:04d}-{number}.png" for label in range(10) for number in range(4)]
     with Image.open(folder.examples / "0003-0.png") as picture:
         assert (picture.size, picture.mode) == ((8, 8), "L")
-        assert picture.getextrema()[1] > 200  # 16 is white
+        assert max(picture.tobytes()) > 200  # 16 is white
 
 
 @pytest.mark.parametrize("mode", ["baseline", "smoothing", "online-smoothing", "tfkd"])
