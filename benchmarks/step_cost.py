@@ -106,10 +106,11 @@ def synchronize(device: torch.device) -> None:
 
 
 def paired_seconds(both: dict[str, Steps], num_blocks: int, block_seconds: float) -> dict[str, list[float]]:
-    """Seconds a step of each mode in each block; a first pair warms up and sets how many steps make a block."""
-    warm = [steps.seconds_per_step(20 if steps.device.type == "cuda" else 3) for steps in both.values()]
-    warm = [steps.seconds_per_step(3) for steps in both.values()]  # the first one compiled, and allocated
-    num_steps = max(1, round(block_seconds / max(warm)))
+    """Seconds a step of each mode in each block; first steps warm up and set how many steps make a block."""
+    for steps in both.values():
+        steps.seconds_per_step(20 if steps.device.type == "cuda" else 3)  # compiles and allocates
+    slowest = max(steps.seconds_per_step(3) for steps in both.values())
+    num_steps = max(1, round(block_seconds / slowest))
     seconds: dict[str, list[float]] = {mode: [] for mode in both}
     for block in range(num_blocks):
         for mode in both if block % 2 else reversed(both):
@@ -244,7 +245,9 @@ def main() -> None:
         Steps(NETWORKS[name], mode, device, overrides).seconds_per_step(3)
         print(peak_bytes(device))
         return
-    environment = describe_environment(device) | {"command": shlex.join(["benchmarks.step_cost", *sys.argv[1:]])}
+    environment = describe_environment(device) | {
+        "command": shlex.join(["python", "-m", "benchmarks.step_cost", *sys.argv[1:]])
+    }
     rows = []
     for name in options.networks.split(","):
         rows.append(measure(name, device, options))

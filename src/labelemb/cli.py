@@ -186,6 +186,7 @@ def predict(
     beam: Annotated[int | None, typer.Option("--beam", help="Hypotheses kept, 1 for greedy.")] = None,
     max_length: Annotated[int | None, typer.Option("--max-length", help="Most output tokens.")] = None,
     attention: Annotated[Path | None, typer.Option("--attention", help="File of attention weights.")] = None,
+    model: Model = None,
     device: Device = None,
 ) -> None:
     """Write translations, summaries or class predictions; score them where references are given."""
@@ -196,6 +197,9 @@ def predict(
     if not folder.exists:
         raise InputError(f"{run}: expected a run folder, with a config.yaml")
     settings = parse_settings(folder.config, origin=str(run / "config.yaml"))
+    name = settings.model.name
+    if ":" in name and model != name:
+        raise InputError(f"{run}: model.name: a run folder cannot name code to import; pass --model {name}")
     from labelemb.device import choose_device
 
     if isinstance(settings, ClassifySettings):
