@@ -1,7 +1,7 @@
 """Checkpoints: everything a run needs to go on as if it had never stopped, in files that never execute code.
 
 A checkpoint is a folder `step-00001200` of state.safetensors (all tensors, with flat names) and state.json (all else,
-and the checksum of the tensors). It is written under a temporary name, flushed, and renamed; the newest two are kept.
+and the checksums of both). It is written under a temporary name, flushed, and renamed; the newest two are kept.
 """
 
 import hashlib
@@ -44,7 +44,8 @@ def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], num_kept:
     content = save(tensors)
     try:
         write_atomically(partial / "state.safetensors", content)
-        write_json(partial / "state.json", {"sha256": hashlib.sha256(content).hexdigest(), "state": document})
+        sums = {"tensors": hashlib.sha256(content).hexdigest(), "state": _checksum(document)}
+        write_json(partial / "state.json", {"sha256": sums, "state": document})
         shutil.rmtree(target, ignore_errors=True)
         os.replace(partial, target)
     except BaseException:
@@ -64,7 +65,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         document = json.loads((path / "state.json").read_text(encoding="utf-8"))
         content = (path / "state.safetensors").read_bytes()
-        if hashlib.sha256(content).hexdigest() != document["sha256"]:
+        sums = {"tensors": hashlib.sha256(content).hexdigest(), "state": _checksum(document["state"])}
+        if document["sha256"] != sums:
             raise ValueError("the checksum does not fit")
         state = _with_tensors(document["state"], load(content))
         if not isinstance(state, dict):
@@ -89,6 +91,10 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
     if damage is not None:
         raise damage
     return None
+
+
+def _checksum(document: Any) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def _checkpoints(folder: Path) -> list[Path]:

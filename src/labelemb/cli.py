@@ -49,7 +49,8 @@ def recipes(recipe: Annotated[str | None, typer.Argument(help="A recipe: every s
             print(f"{key} = {_shown(value)}\n    {sentence}")
         return
     for name in recipe_names():
-        print(f"{name:<14} {load_recipe(name).description}")
+        settings = load_recipe(name)
+        print(f"{name:<13} {settings.description} [data: {settings.data.source}]")
 
 
 @app.command()

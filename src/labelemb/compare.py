@@ -11,7 +11,16 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple
 
-from labelemb.config import TABLE_MODES, ClassifySettings, InputError, Settings, first_difference, load_recipe, plain
+from labelemb.config import (
+    TABLE_MODES,
+    ClassifySettings,
+    InputError,
+    Settings,
+    first_difference,
+    load_recipe,
+    parse_settings,
+    plain,
+)
 from labelemb.run import RunFolder
 from labelemb.stopping import Stopped, StopSignals
 
@@ -81,10 +90,11 @@ def plan_all(recipe: str, overrides: Sequence[str], options: Mapping[str, Any]) 
 
 def check_same_run(folder: RunFolder, settings: Settings) -> None:
     """Raise InputError, with the first key that differs, unless `folder` is a run of these settings."""
-    difference = first_difference(folder.config, plain(settings))
+    there = parse_settings(folder.config, str(folder.path / "config.yaml"))  # settings that came later have defaults
+    difference = first_difference(plain(there), plain(settings))
     if difference is not None:
-        key, there, asked = difference
-        raise InputError(f"{folder.path} was run with {key}={there}, not {key}={asked}: choose another --output")
+        key, found, asked = difference
+        raise InputError(f"{folder.path} was run with {key}={found}, not {key}={asked}: choose another --output")
 
 
 def execute(job: Job, report: Callable[[int, int, str], None] = lambda done, planned, message: None) -> None:
@@ -98,6 +108,9 @@ def execute(job: Job, report: Callable[[int, int, str], None] = lambda done, pla
     task = _make_task(job, device)
     planned_soft_after(job.settings, task.num_batches)  # refused before there is a folder of these settings
     environment = describe_environment(device)
+    before = job.folder.environment  # of an unfinished run, which is resumed
+    if before:
+        environment |= {"start": before["start"], "resumed": [*before.get("resumed", []), environment["start"]]}
     job.folder.write_config(plain(job.settings))
     job.folder.write_environment(environment)
     train(task, job.settings, job.folder, report)
@@ -136,9 +149,10 @@ def execute_all(jobs: list[Job], num_workers: int, report: Callable[[Standing], 
         while any(worker.is_alive() for worker in workers) and failures.empty() and stop.signal_number is None:
             report(standing(jobs))
             time.sleep(0.3)
-        for worker in workers:
-            if not failures.empty() or stop.signal_number is not None:
+        if not failures.empty() or stop.signal_number is not None:
+            for worker in workers:
                 worker.terminate()
+        for worker in workers:
             worker.join()
         todo.cancel_join_thread()
     if stop.signal_number is not None:

@@ -301,6 +301,8 @@ def _check(settings: Settings, origin: str) -> None:
         raise InputError(f"{origin}: mode {settings.mode} takes no label table; emb-start and emb-frozen do")
     if settings.mode == "online-smoothing" and settings.task == "text":
         raise InputError(f"{origin}: online-smoothing needs a table of all labels and is for images only")
+    if settings.loss.soft_after >= 1 and not settings.loss.soft_after.is_integer():
+        raise InputError(f"{origin}: loss.soft_after: expected a number of updates or a fraction below 1")
     if isinstance(settings, ClassifySettings) and settings.augment.mixup and settings.augment.cutmix:
         raise InputError(f"{origin}: augment.mixup and augment.cutmix exclude each other")
 

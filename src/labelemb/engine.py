@@ -70,8 +70,8 @@ def train(task: Task, settings: RunSettings, folder: RunFolder, progress: Progre
         loop.restore()
         while loop.epoch < settings.epochs:
             loop.run_epoch(stop)
+        loop.save()  # before what may take minutes: a run stopped there goes on with it
         task.finish()
-    loop.save()
 
 
 class _Loop:

@@ -134,8 +134,10 @@ class FixedSoftLabelLoss(_SoftLabelLoss):
     def _soft_values(self, log_probs: Tensor, hard: Tensor, target: Tensor) -> Tensor:
         # H(t_y, p) = (t - o)*H(onehot(y), p) - o*sum log p: no row of t is ever made, so any number of labels will do
         mass = target.sum(dim=1) if is_distribution(target) else 1.0
-        spread = -log_probs.sum(dim=1) * self.other_prob - self.entropy
-        return (self.true_prob - self.other_prob) * hard + mass * spread
+        soft = (self.true_prob - self.other_prob) * hard - mass * self.entropy
+        if self.other_prob == 0:  # 0 times the infinite log p of a masked class would be NaN
+            return soft
+        return soft - self.other_prob * mass * log_probs.sum(dim=1)
 
 
 class OnlineLabelSmoothing(_SoftLabelLoss):
@@ -285,6 +287,8 @@ def make_criterion(
     Raises:
         ValueError: a table is missing or not wanted, or does not fit the labels.
     """
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
     if (table is not None) != (mode in ("emb-start", "emb-frozen")):
         needs = "needs" if table is None else "takes no"
         raise ValueError(f"mode {mode} {needs} learned label table (--table FILE)")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from glob import escape
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -148,9 +149,11 @@ def _decoded(source: dict[str, Any], settings: ImageDataSettings, cache: Path) -
 
     datasets.disable_progress_bars()
     try:
-        loaded = datasets.load_dataset(**source)
-        parts = {name: _decode_split(loaded[name], settings) for name in ("train", "test")}
-        names = list(loaded["train"].features[_label_column(loaded["train"], settings)].names)
+        with TemporaryDirectory() as copy:  # of the whole data set, which `datasets` would keep for good
+            loaded = datasets.load_dataset(**source, cache_dir=copy)
+            parts = {name: _decode_split(loaded[name], settings) for name in ("train", "test")}
+            names = list(loaded["train"].features[_label_column(loaded["train"], settings)].names)
+            del loaded
     except InputError:
         raise
     except Exception as error:  # pyarrow, Pillow and datasets each have their own for a damaged file
