@@ -139,8 +139,8 @@ class _Loop:
         means = torch.stack(output.terms)
         self.sums[2:].add_(means, alpha=output.num_items)
         self.sums[0] += output.num_items
-        if output.num_errors is not None:
-            self.sums[1] += output.num_errors
+        # Where errors are not counted, NaN says so: the row has null, and a resumed run the same.
+        self.sums[1] += math.nan if output.num_errors is None else output.num_errors
 
     def training_row(self) -> dict[str, Any]:
         items, errors, hard, soft, aux, cap, match, loss = self.sums.tolist()

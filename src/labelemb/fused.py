@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from labelemb.forgotten import ForgottenParameters
 from labelemb.fused_pass import FixedSoftLabel, FusedPass, Inputs, Settings
 from labelemb.label_plan import LabelPlan, plan_labels
 from labelemb.table import LabelTable
@@ -45,6 +46,7 @@ class _LabelEmbedding(_Reduced, Protocol):
     cap_weight: float
     aux_head: nn.Linear | None
     table: LabelTable
+    forgotten: ForgottenParameters
 
 
 class _FixedSoftLabel(_Reduced, Protocol):
@@ -168,6 +170,8 @@ def fused_label_embedding_terms(
     Returns:
         `total` with gradients; the five terms without, and soft 0 while its weight is, as that skips its work.
     """
+    assert isinstance(criterion, nn.Module)
+    criterion.forgotten.check(criterion, head.weight)
     aux, table = criterion.aux_head, criterion.table
     inputs = Inputs(
         features,

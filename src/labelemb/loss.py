@@ -132,7 +132,7 @@ class LabelEmbeddingLoss(nn.Module):
         self.register_buffer("class_weight", checked_class_weight(class_weight, num_classes), persistent=False)
         self.table = make_table(num_classes, rank, table, freeze_table)
         self.aux_head = None if freeze_table else nn.Linear(num_features, num_classes)
-        self._forgotten = ForgottenParameters()
+        self.forgotten = ForgottenParameters()
 
     def forward(
         self, logits: Tensor, target: Tensor, features: Tensor | None = None, *, num_items: Tensor | int | None = None
@@ -161,14 +161,13 @@ class LabelEmbeddingLoss(nn.Module):
 
         `target` is (N,) indices and the reduction "mean" or "sum". labelemb.fused says what it costs.
         """
-        self._forgotten.check(self, head.weight)
         return fused_label_embedding_terms(self, features, target, head, num_items, chunk_size).total
 
     def _terms_and_total(
         self, logits: Tensor, target: Tensor, features: Tensor | None, num_items: Tensor | int | None
     ) -> tuple[Tensor, Tensor]:
         check_call(logits, target, self.num_classes, self.ignore_index, num_items, self.reduction)
-        self._forgotten.check(self, logits)
+        self.forgotten.check(self, logits)
         logits = widened(logits)
         target, item_weight = prepare(
             target, self.class_weight, self.ignore_index, num_items, self.reduction, logits.dtype

@@ -138,12 +138,16 @@ class LabelTable(nn.Module):
         write_atomically(Path(path), save(tensors, metadata=metadata))
 
     @classmethod
-    def load(cls, path: str | Path) -> "LabelTable":
+    def load(cls, path: str | Path, label_names: Sequence[str] | None = None) -> "LabelTable":
         """Read a table that `save` wrote. No code of the file is executed.
+
+        Args:
+            path: of the file.
+            label_names: the labels it is wanted for; a table that has names must have these.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file is damaged, cut short, of another format or a later version.
+            ValueError: the file is damaged, cut short, of another format or a later version, or has other names.
         """
         tensors, metadata = _read(Path(path))
         is_dense = "weight" in tensors
@@ -155,6 +159,8 @@ class LabelTable(nn.Module):
                 raise ValueError(f"expected {_kinds(table.state_dict())}, got {_kinds(tensors)}")
         except ValueError as error:
             raise ValueError(f"{path} is not a whole label table: {error}") from error
+        if label_names is not None and table.label_names not in (None, list(label_names)):
+            raise ValueError(f"label table {path} was learned for other labels than those of the data")
         table.load_state_dict(tensors, assign=True)
         return table
 

@@ -93,7 +93,7 @@ def test_learned_table_serves_another_run_from_its_first_step(make_task: MakeTas
 
 def test_table_of_other_words_is_refused(make_task: MakeTask, tmp_path: Path) -> None:
     LabelTable(12, rank=8, label_names=[f"label {index}" for index in range(12)]).save(tmp_path / "table.safetensors")
-    with pytest.raises(InputError, match="learned for another target vocabulary"):
+    with pytest.raises(ValueError, match="learned for other labels"):
         make_task("emb-start", **{"loss.table": str(tmp_path / "table.safetensors")})
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from inspect import signature
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -165,27 +164,12 @@ def _make_module(settings: ClassifySettings, data: ImageData) -> ClassifyModule:
     torch.manual_seed(derived_seed(settings.seed, "network"))
     network = _make_network(settings, data)
     torch.manual_seed(derived_seed(settings.seed, "criterion"))
-    table = None if settings.loss.table is None else load_table(settings.loss.table, data.label_names)
+    table = None if settings.loss.table is None else LabelTable.load(settings.loss.table, data.label_names)
     criterion = make_criterion(
         settings.mode, network.num_features, data.num_classes, table=table, **settings.loss.criterion_options
     )
     torch.manual_seed(derived_seed(settings.seed, "training"))
     return ClassifyModule(network, criterion)
-
-
-def load_table(path: Path, label_names: list[str]) -> LabelTable:
-    """A learned table for these labels.
-
-    Raises:
-        InputError: there is none at `path`, it is damaged, or it was learned for other labels.
-    """
-    try:
-        table = LabelTable.load(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--table: {error}") from None
-    if table.label_names not in (None, label_names):
-        raise InputError(f"--table {path} was learned for other labels than those of the data")
-    return table
 
 
 def _make_network(settings: ClassifySettings, data: ImageData) -> Classifier:

@@ -5,7 +5,6 @@ import math
 import sys
 from collections.abc import Iterator
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -180,7 +179,7 @@ def _make_module(settings: TextSettings, corpus: Corpus) -> TextModule:
     network = make_network(settings.model, *sizes, shared=corpus.metadata["share"])
     torch.manual_seed(derived_seed(settings.seed, "criterion"))
     names = list(corpus.target_vocabulary.tokens)
-    table = None if settings.loss.table is None else _load_table(settings.loss.table, names)
+    table = None if settings.loss.table is None else LabelTable.load(settings.loss.table, names)
     options = settings.loss.criterion_options
     if table is not None:
         options["rank"] = None  # the table's own
@@ -190,16 +189,6 @@ def _make_module(settings: TextSettings, corpus: Corpus) -> TextModule:
         raise InputError(f"loss: {error}") from None
     torch.manual_seed(derived_seed(settings.seed, "training"))
     return TextModule(network, criterion)
-
-
-def _load_table(path: Path, label_names: list[str]) -> LabelTable:
-    try:
-        table = LabelTable.load(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--table: {error}") from None
-    if table.label_names not in (None, label_names):
-        raise InputError(f"--table {path} was learned for another target vocabulary than the corpus has")
-    return table
 
 
 def _announce(settings: TextSettings, num_batches: int) -> None:
