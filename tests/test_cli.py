@@ -263,3 +263,16 @@ def test_a_report_is_written_again_from_run_folders(capsys: Output, tmp_path: Pa
     lines = run(capsys, "report", str(tmp_path / "digits"))
     assert Path(lines[-1]).is_file()
     assert any("baseline" in line for line in lines)
+
+
+def test_an_installation_without_the_extra_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    from labelemb.__main__ import main
+
+    monkeypatch.delitem(sys.modules, "labelemb.cli", raising=False)
+    monkeypatch.setitem(sys.modules, "typer", None)  # importing it now fails as if it were not there
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "labelemb: the command line needs typer: pip install 'labelemb[train]'\n"

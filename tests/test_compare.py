@@ -155,7 +155,7 @@ def test_a_table_that_is_missing_or_of_other_labels_is_refused_before_anything_i
         "nameless.safetensors": "the table has 3 labels, num_classes is 10",
     }.items():
         job = small_job(tmp_path, mode="emb-frozen", table=tmp_path / name)
-        with pytest.raises(ValueError, match=expected):
+        with pytest.raises((ValueError, FileNotFoundError), match=expected):
             execute(job)
         assert not job.folder.path.exists()
 
@@ -291,3 +291,11 @@ def test_a_stopped_worker_fails_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     assert not jobs[1].folder.exists  # it took no other run
     with pytest.raises(Stopped):
         execute(jobs[1])
+
+
+def test_checkpoints_of_unknown_settings_are_refused(tmp_path: Path) -> None:
+    settings = small_settings()
+    folder = small_job(tmp_path).folder
+    folder.checkpoints.mkdir(parents=True)
+    with pytest.raises(InputError, match="holds checkpoints but no config.yaml"):
+        plan(settings, tmp_path, resume=True)

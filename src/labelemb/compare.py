@@ -59,6 +59,8 @@ def plan(settings: Settings, output: Path, *, resume: bool, download: bool = Fal
         if not resume:
             state = "a finished" if folder.is_finished else "an unfinished"
             raise InputError(f"{folder.path} holds {state} run: pass --resume to go on with it, or another --output")
+    elif folder.checkpoints.exists():
+        raise InputError(f"{folder.path} holds checkpoints but no config.yaml: remove it, or choose another --output")
     return Job(settings, folder, download)
 
 

@@ -1,0 +1,21 @@
+"""`labelemb` and `python -m labelemb`: the command line, or what to install for it."""
+
+import sys
+
+
+def main() -> None:
+    """Run the command line; where the library was installed without it, say so and exit with 2."""
+    try:
+        from labelemb.cli import main as run
+    except ModuleNotFoundError as error:
+        sys.exit(_say_what_is_missing(error.name))
+    run()
+
+
+def _say_what_is_missing(module: str | None) -> int:
+    print(f"labelemb: the command line needs {module}: pip install 'labelemb[train]'", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()
