@@ -44,6 +44,7 @@ ALLOWED = {
     "report": {"report", "leaves"},
     "terminal": {"compare"},
     "cli": {"cli", "compare", "terminal", "report", "classify", "text", "engine", "leaves", "torch leaves", "method"},
+    "__main__": {"cli"},
     "package": {"method"},
 }
 

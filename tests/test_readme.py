@@ -74,7 +74,7 @@ def test_make_targets_are_there_and_do_what_the_text_says() -> None:
 
 
 def test_every_other_program_is_known() -> None:
-    assert {words[0] for words in commands()} <= {"make", "labelemb"}
+    assert {words[0] for words in commands()} <= {"make", "source", "labelemb"}
 
 
 def test_every_recipe_named_in_a_command_is_there() -> None:
