@@ -16,7 +16,6 @@ features, R rank, U distinct labels.
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from benchmarks.peak_memory import peak_bytes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -159,23 +159,16 @@ def paired_seconds(variants: list[str], problem: Problem, rounds: int) -> dict[s
     return seconds
 
 
-def peak_bytes(device: str) -> int:
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
 def step_memory(variant: str, size: Size, device: str) -> dict[str, float]:
     """MB (10^6 bytes) of one step in this process, which must be fresh: a peak does not go down again."""
     step_seconds(variant, make_problem(Size(8, 16, 4, 2), device))  # libraries allocate at their first use
     problem = make_problem(size, device)
-    before = peak_bytes(device)
+    before = peak_bytes(torch.device(device))
     start = time.perf_counter()
     VARIANTS[variant](problem).backward()  # type: ignore[no-untyped-call]
     synchronize(problem.features)
     seconds = time.perf_counter() - start
-    growth = peak_bytes(device) - before
+    growth = peak_bytes(torch.device(device)) - before
     held = [tensor.grad.nbytes for tensor in parameters(problem) if tensor.grad is not None]
     all_bytes = sum(tensor.nbytes for tensor in parameters(problem))
     return {
@@ -232,10 +225,10 @@ def measure_nearest(device: str) -> list[dict[str, Any]]:
     """The nearest labels of some of a million, streamed."""
     size = SIZES["million"]
     table = LabelTable(size.num_classes, rank=size.rank).to(device)
-    before, start = peak_bytes(device), time.perf_counter()
+    before, start = peak_bytes(torch.device(device)), time.perf_counter()
     table.nearest(list(range(NUM_NEAREST)), k=5)
     seconds = time.perf_counter() - start
-    extra = (peak_bytes(device) - before) / 1e6
+    extra = (peak_bytes(torch.device(device)) - before) / 1e6
     print(f"nearest of {NUM_NEAREST} among {size.num_classes:,}: {seconds:.1f} s, {extra:,.0f} MB extra")
     return [{"num_labels": NUM_NEAREST, "num_classes": size.num_classes, "seconds": seconds, "extra_mb": extra}]
 

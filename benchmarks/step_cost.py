@@ -13,7 +13,6 @@ same device; with --loop the time of benchmarks/straightforward_loop.py on the s
 import argparse
 import itertools
 import json
-import resource
 import shlex
 import statistics
 import subprocess
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
+from benchmarks.peak_memory import peak_bytes
 from benchmarks.straightforward_loop import ImageDataset, StraightforwardLoop
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -144,16 +144,6 @@ def straightforward_seconds(steps: Steps, num_rounds: int) -> tuple[list[float],
         ours.append(steps.seconds_per_step(LOOP_BATCHES - LOOP_WARM))
         theirs.append(plain.seconds_per_step(LOOP_WARM))
     return ours, theirs
-
-
-def peak_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")
-    if status.is_file():  # Linux hands getrusage's peak down from the parent process, but not this one
-        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
 def memory_in_own_process(name: str, mode: str, options: argparse.Namespace) -> int:

@@ -9,7 +9,6 @@ peak memory is that of one side. Without --run the beam searches with a network 
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import torch
+from benchmarks.peak_memory import peak_bytes
 from benchmarks.stepwise_text import direct_baseline, direct_label_embedding, object_beam_search, stepwise_features
 from torch import Tensor
 
@@ -124,7 +124,7 @@ def _train(options: argparse.Namespace) -> dict[str, float]:
         if number:
             clock += time.perf_counter() - start
             tokens += int(batch.target_lengths.sum())
-    peak = _peak_gigabytes()
+    peak = peak_bytes(torch.device("cpu")) / 1e9
     if options.side == "labelemb":
         floor = sum(_product_seconds(task, batch) for batch in batches[1:])
     return {"rate": tokens / clock, "gigabytes": peak, "products_only_rate": tokens / floor if floor else 0.0}
@@ -138,7 +138,10 @@ def _decode(options: argparse.Namespace) -> dict[str, float]:
     for source, lengths in batches:
         _SEARCHES[options.side](network, source, lengths, size.beam)
     seconds = time.perf_counter() - start
-    return {"rate": sum(len(source) for source, _ in batches) / seconds, "gigabytes": _peak_gigabytes()}
+    return {
+        "rate": sum(len(source) for source, _ in batches) / seconds,
+        "gigabytes": peak_bytes(torch.device("cpu")) / 1e9,
+    }
 
 
 _WORK: dict[str, Callable[[argparse.Namespace], dict[str, float]]] = {
@@ -248,16 +251,6 @@ def _test_batches(task: TextTask, options: argparse.Namespace) -> list[tuple[Ten
     kept = order[order < options.sentences]
     rows = [split.source.padded(kept[start : start + pairs]) for start in range(0, len(kept), pairs)]
     return [(torch.from_numpy(source), torch.from_numpy(lengths)) for source, lengths in rows]
-
-
-def _peak_gigabytes() -> float:
-    """The most memory this process has had, everything included."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # Linux's ru_maxrss begins at what the parent process had
-        return next(
-            int(line.split()[1]) * 1024 / 1e9 for line in status.read_text().splitlines() if line.startswith("VmHWM")
-        )
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9  # bytes on macOS
 
 
 if __name__ == "__main__":
