@@ -297,5 +297,5 @@ def test_checkpoints_of_unknown_settings_are_refused(tmp_path: Path) -> None:
     settings = small_settings()
     folder = small_job(tmp_path).folder
     folder.checkpoints.mkdir(parents=True)
-    with pytest.raises(InputError, match="holds checkpoints but no config.yaml"):
+    with pytest.raises(InputError, match=r"holds checkpoints but no config\.yaml"):
         plan(settings, tmp_path, resume=True)
