@@ -134,10 +134,15 @@ def test_a_signal_has_its_exit_code_and_says_that_the_run_can_be_resumed(
 
 
 KILLED = """
-import sys, torch
+import sys, time, torch
 from labelemb import cli, engine
 torch.set_num_threads(int(sys.argv[1]))
 engine.CHECKPOINT_SECONDS = 0.02
+take_step = engine._Loop.take_step
+def slowly(self, batch):  # a hundred steps take two seconds at least: no machine is done before it is killed
+    take_step(self, batch)
+    time.sleep(0.02)
+engine._Loop.take_step = slowly
 sys.exit(cli._run(sys.argv[2:]))
 """
 
