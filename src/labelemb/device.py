@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ def _lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
 
 
+@cache  # a worker keeps the code it has loaded, also when the checkout moves on between two of its runs
 def _commit() -> str | None:
     """The commit of a source checkout; None for an installed package."""
     folder = Path(__file__).parent
