@@ -32,7 +32,7 @@ from labelemb.classify.data import ImageData, Split
 from labelemb.classify.task import ClassifyTask
 from labelemb.config import ClassifySettings, load_recipe
 from labelemb.device import choose_device, describe_environment
-from labelemb.engine import Task, _Loop
+from labelemb.engine import Loop, Task
 from labelemb.run import RunFolder
 
 MODES = ("baseline", "emb")
@@ -69,7 +69,7 @@ class Steps:
         self.task = ClassifyTask(settings, self.data, device, folder)
         self.task.module.train()
         self.flops = self._count_flops()
-        self.loop = _Loop(cast(Task, self.task), settings, folder, lambda done, planned, message: None)
+        self.loop = Loop(cast(Task, self.task), settings, folder, lambda done, planned, message: None)
         self.batches = self._endless_batches()
 
     def seconds_per_step(self, num_steps: int) -> float:

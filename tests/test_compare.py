@@ -17,7 +17,7 @@ from labelemb import LabelTable, cli, compare
 from labelemb.classify.data import load_images
 from labelemb.compare import Job, RunFailed, Standing, execute, execute_all, plan, plan_all, standing
 from labelemb.config import InputError, plain
-from labelemb.engine import _Loop
+from labelemb.engine import Loop
 from labelemb.run import RunFolder
 from labelemb.stopping import Stopped
 
@@ -273,13 +273,13 @@ def test_a_worker_ends_when_its_parent_is_gone(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_stopped_worker_fails_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    take_step = _Loop.take_step
+    take_step = Loop.take_step
 
-    def interrupted(self: _Loop, batch: tuple[Any, ...]) -> None:
+    def interrupted(self: Loop, batch: tuple[Any, ...]) -> None:
         take_step(self, batch)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(_Loop, "take_step", interrupted)
+    monkeypatch.setattr(Loop, "take_step", interrupted)
     monkeypatch.setattr(compare, "_end_with_parent", lambda: None)
     before = signal.getsignal(signal.SIGINT)
     jobs = [small_job(tmp_path, seed=seed) for seed in (0, 1)]

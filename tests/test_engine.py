@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from labelemb.checkpoint import load_newest, save_checkpoint
 from labelemb.classify.data import load_images
 from labelemb.classify.task import ClassifyTask
 from labelemb.compare import execute
-from labelemb.config import InputError, ScheduleSettings
-from labelemb.engine import _Loop, learning_rate_factor, make_optimizers, planned_soft_after
+from labelemb.config import MODES, TABLE_MODES, InputError, ScheduleSettings
+from labelemb.engine import Loop, checkpoint_pause, learning_rate_factor, make_optimizers, planned_soft_after
 from labelemb.run import RunFolder
 from labelemb.stopping import Stopped, StopSignals
 
@@ -44,9 +44,9 @@ def make_task(folder: Path, *overrides: str, mode: str = "emb", seed: int = 0) -
     return ClassifyTask(settings, load_images(settings.data), torch.device("cpu"), RunFolder(folder))
 
 
-def make_loop(folder: Path, *overrides: str, mode: str = "emb") -> _Loop:
+def make_loop(folder: Path, *overrides: str, mode: str = "emb") -> Loop:
     task = make_task(folder, *overrides, mode=mode)
-    return _Loop(task, task.settings, task.folder, lambda *_: None)
+    return Loop(task, task.settings, task.folder, lambda *_: None)
 
 
 def first_batch(task: ClassifyTask) -> tuple[Tensor, Tensor]:
@@ -113,14 +113,14 @@ def test_a_signal_has_its_exit_code_and_says_that_the_run_can_be_resumed(
     number: signal.Signals,
     code: int,
 ) -> None:
-    take_step = _Loop.take_step
+    take_step = Loop.take_step
 
-    def interrupted(self: _Loop, batch: tuple[Any, ...]) -> None:
+    def interrupted(self: Loop, batch: tuple[Any, ...]) -> None:
         take_step(self, batch)
         if self.step == 5:
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(_Loop, "take_step", interrupted)
+    monkeypatch.setattr(Loop, "take_step", interrupted)
     before = signal.getsignal(number)
     assert cli._run(command(tmp_path)) == code
     assert one_line(capsys) == f"labelemb: stopped by {number.name}; the run can be resumed"
@@ -137,12 +137,12 @@ KILLED = """
 import sys, time, torch
 from labelemb import cli, engine
 torch.set_num_threads(int(sys.argv[1]))
-engine.CHECKPOINT_SECONDS = 0.02
-take_step = engine._Loop.take_step
+engine.checkpoint_pause = lambda save_seconds: 0.02
+take_step = engine.Loop.take_step
 def slowly(self, batch):  # a hundred steps take two seconds at least: no machine is done before it is killed
     take_step(self, batch)
     time.sleep(0.02)
-engine._Loop.take_step = slowly
+engine.Loop.take_step = slowly
 sys.exit(cli._run(sys.argv[2:]))
 """
 
@@ -165,6 +165,55 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(tmp_path: Path) -> 
     assert what_was_learned(folder) == what_was_learned(small_run(tmp_path / "whole", epochs)), delay
 
 
+def test_large_checkpoints_take_a_twentieth_of_the_time_at_most() -> None:
+    assert checkpoint_pause(0.01) == 30
+    assert checkpoint_pause(6.0) == 120
+
+
+def graph_calls(monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:
+    """From now on: the batch sizes that a module is compiled for, and how often each of those graphs was called."""
+    calls: dict[int, int] = {}
+
+    def backend(graph: torch.fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
+        images = next(value for value in examples if isinstance(value, Tensor) and value.dtype == torch.int64)
+        size = len(images)
+
+        def counted(*arguments: Any) -> Any:
+            calls[size] = calls.get(size, 0) + 1
+            return graph.forward(*arguments)
+
+        return counted
+
+    def compile_module(module: nn.Module, **options: Any) -> None:
+        module._compiled_call_impl = torch.compile(module._call_impl, backend=backend, fullgraph=True, **options)
+
+    torch.compiler.reset()
+    monkeypatch.setattr(nn.Module, "compile", compile_module)
+    return calls
+
+
+def test_a_short_last_batch_leaves_the_full_ones_their_own_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = small_run(tmp_path / "eager", "data.limit=40", "batch_size=16", "epochs=3")
+    calls = graph_calls(monkeypatch)
+    compiled = small_run(tmp_path / "compiled", "data.limit=40", "batch_size=16", "epochs=3", "compile=true")
+    assert calls == {16: 6, 8: 3}
+    assert len(compiled.metrics) == 3
+    for row, expected in zip(compiled.metrics, plain.metrics, strict=True):
+        del row["seconds"], expected["seconds"]
+        assert row == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_comparison_s_modes_in_one_process_all_stay_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = graph_calls(monkeypatch)  # with fullgraph=True, which makes the compiler's giving up an error
+    modes = [mode for mode in MODES if mode not in TABLE_MODES]
+    for mode in modes:
+        for seed in range(2):
+            small_run(tmp_path, "data.limit=40", "batch_size=16", "epochs=1", "compile=true", mode=mode, seed=seed)
+    assert calls == {16: 2 * 2 * len(modes), 8: 2 * len(modes)}
+
+
 def test_a_full_disk_ends_the_run_with_code_1_and_leaves_it_resumable(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,7 +226,7 @@ def test_a_full_disk_ends_the_run_with_code_1_and_leaves_it_resumable(
             save(folder, step, state)
 
     monkeypatch.setattr(engine, "save_checkpoint", until_full)
-    monkeypatch.setattr(engine, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(engine, "checkpoint_pause", lambda save_seconds: -1.0)
     assert cli._run(command(tmp_path)) == 1
     assert "No space left on device" in one_line(capsys)
     folder = RunFolder.at(tmp_path, "digits", "emb", 0)
@@ -194,7 +243,7 @@ def _raise(error: Exception) -> None:
 def test_a_damaged_newest_checkpoint_costs_its_steps_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(engine, "checkpoint_pause", lambda save_seconds: -1.0)
     job = small_job(tmp_path)
     with pytest.raises(Stopped):
         execute(job, signal_after(8, signal.SIGTERM))
@@ -341,13 +390,13 @@ def test_soft_labels_join_in_after_their_update(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, soft_after: str, expected: int
 ) -> None:
     weights = []
-    take_step = _Loop.take_step
+    take_step = Loop.take_step
 
-    def watched(self: _Loop, batch: tuple[Any, ...]) -> None:
+    def watched(self: Loop, batch: tuple[Any, ...]) -> None:
         take_step(self, batch)
         weights.append(self.criterion.soft_weight)
 
-    monkeypatch.setattr(_Loop, "take_step", watched)
+    monkeypatch.setattr(Loop, "take_step", watched)
     small_run(tmp_path, f"loss.soft_after={soft_after}", "loss.soft_weight=0.7")
     assert weights == [0.0] * expected + [0.7] * (NUM_STEPS - expected)
 

@@ -9,7 +9,7 @@ from tests.small_runs import write_image_cache
 from labelemb.classify.data import load_images
 from labelemb.classify.task import ClassifyTask
 from labelemb.config import ClassifySettings, load_recipe, recipe_names
-from labelemb.engine import _Loop
+from labelemb.engine import Loop
 from labelemb.run import RunFolder
 
 # What a recipe's images are; the ResNets are as deep as ever, but narrow, and CIFAR-100 has ten labels here.
@@ -40,7 +40,7 @@ def settings_of(name: str, tmp_path: Path, mode: str) -> ClassifySettings:
 def test_every_image_recipe_takes_two_steps(tmp_path: Path, name: str, mode: str) -> None:
     settings = settings_of(name, tmp_path, mode)
     task = ClassifyTask(settings, load_images(settings.data), torch.device("cpu"), RunFolder(tmp_path / "run"))
-    loop = _Loop(task, settings, task.folder, lambda *_: None)
+    loop = Loop(task, settings, task.folder, lambda *_: None)
     before = [parameter.detach().clone() for parameter in task.module.parameters()]
     assert task.num_batches == 2
     for batch in task.batches(0, 0):

@@ -5,6 +5,7 @@ with the same bits as one that was not (on the CPU, with the same number of thre
 """
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
@@ -17,8 +18,6 @@ from labelemb.config import LABEL_EMBEDDING_MODES, TABLE_MODES, InputError, RunS
 from labelemb.run import RunFolder
 from labelemb.stopping import Stopped, StopSignals
 from labelemb.terms import LossTerms
-
-CHECKPOINT_SECONDS = 30.0  # a run that is killed loses no more work than this
 
 
 class StepOutput(NamedTuple):
@@ -33,6 +32,7 @@ class Task(Protocol):
     """What the engine trains."""
 
     num_batches: int  # steps an epoch
+    varying_shapes: bool  # of the batches, beyond a short last one
 
     @property
     def module(self) -> nn.Module:
@@ -65,7 +65,10 @@ def train(task: Task, settings: RunSettings, folder: RunFolder, progress: Progre
         FloatingPointError: the loss became NaN or infinite.
         OSError: the disk is full; the last checkpoint is whole.
     """
-    loop = _Loop(task, settings, folder, progress)
+    loop = Loop(task, settings, folder, progress)
+    if loop.soft_after:
+        first = loop.soft_after // task.num_batches + 1
+        print(f"{settings.mode}: soft labels from epoch {first} of {settings.epochs}", file=sys.stderr)
     with StopSignals() as stop:
         loop.restore()
         while loop.epoch < settings.epochs:
@@ -74,8 +77,8 @@ def train(task: Task, settings: RunSettings, folder: RunFolder, progress: Progre
         task.finish()
 
 
-class _Loop:
-    """The state of training: where it stands, and the steps it takes."""
+class Loop:
+    """The state of training: where it stands, and the steps it takes. See `train` for the arguments."""
 
     def __init__(self, task: Task, settings: RunSettings, folder: RunFolder, progress: Progress) -> None:
         self.task, self.settings, self.folder, self.progress = task, settings, folder, progress
@@ -88,22 +91,23 @@ class _Loop:
         dtype = torch.float32 if self.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
         self.sums = torch.zeros(8, dtype=dtype, device=self.device)  # items, errors, the six terms
         self.seconds = 0.0
-        self.last_save = time.monotonic()
+        self.last_save, self.save_seconds = time.monotonic(), 0.0
         if settings.compile or (settings.compile is None and self.device.type == "cuda"):
-            task.module.compile()
+            _compile(task)
 
     @property
     def step(self) -> int:
         return self.epoch * self.task.num_batches + self.batch
 
-    def run_epoch(self, stop: "StopSignals") -> None:
+    def run_epoch(self, stop: StopSignals) -> None:
         """Train to the end of the current epoch, evaluate, write its row."""
         self.task.module.train()
         start = time.perf_counter() - self.seconds
         for batch in self.task.batches(self.epoch, self.batch):
             self.take_step(batch)
             self.batch += 1
-            if stop.signal_number is not None or time.monotonic() - self.last_save > CHECKPOINT_SECONDS:
+            due = time.monotonic() - self.last_save > checkpoint_pause(self.save_seconds)
+            if due or stop.signal_number is not None:
                 self.seconds = time.perf_counter() - start
                 self.save()
                 start = time.perf_counter() - self.seconds
@@ -173,6 +177,7 @@ class _Loop:
 
     def save(self) -> None:
         """Write a checkpoint of this moment."""
+        start = time.monotonic()
         state: dict[str, Any] = {
             "position": {"epoch": self.epoch, "batch": self.batch, "seconds": self.seconds},
             "sums": self.sums,
@@ -184,6 +189,7 @@ class _Loop:
             state["random"]["cuda"] = torch.cuda.get_rng_state(self.device)
         save_checkpoint(self.folder.checkpoints, self.step, state)
         self.last_save = time.monotonic()
+        self.save_seconds = self.last_save - start
 
     def restore(self) -> None:
         """Go back to the newest checkpoint, if there is one, and drop the rows that came after it."""
@@ -201,6 +207,25 @@ class _Loop:
         self.epoch, self.batch, self.seconds = position["epoch"], position["batch"], position["seconds"]
         self.sums.copy_(state["sums"])
         self.folder.write_metrics([row for row in self.folder.metrics if row["epoch"] <= self.epoch])
+
+
+def _compile(task: Task) -> None:
+    """Have the task's module compiled when it is first called; runs in one process share graphs."""
+    import torch._dynamo.config
+
+    # A comparison has a graph for each mode and batch size; past the limit the compiler gives up without an error.
+    torch._dynamo.config.recompile_limit = 64
+    # Left to itself, it would answer the short last batch of the first epoch with a graph for any size, and from then
+    # on use that slower one for the full batches too.
+    task.module.compile(dynamic=None if task.varying_shapes else False)
+
+
+def checkpoint_pause(save_seconds: float) -> float:
+    """Seconds of training between two checkpoints, when one takes `save_seconds`.
+
+    A run that is killed loses half a minute, or, where checkpoints are large, twenty times what writing one takes.
+    """
+    return max(30.0, 20 * save_seconds)
 
 
 def make_optimizers(module: nn.Module, settings: RunSettings) -> list[torch.optim.Optimizer]:

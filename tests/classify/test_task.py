@@ -1,6 +1,7 @@
 """The image task: batches from (seed, epoch) alone, inputs as documented, and what a run leaves behind."""
 
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
@@ -219,3 +220,38 @@ def test_a_batch_counts_its_errors_by_the_largest_logit(tmp_path: Path) -> None:
     assert output.num_errors.item() == expected
     as_distribution = torch.nn.functional.one_hot(target, 10).float()
     assert task.module(inputs, as_distribution).num_errors.item() == expected
+
+
+def one_step(task: ClassifyTask, **compilation: Any) -> tuple[list[Tensor], list[Tensor]]:
+    """The outputs and all gradients of the first batch."""
+    task.module.train()
+    if compilation:
+        torch.compiler.reset()
+        task.module.compile(fullgraph=True, dynamic=False, **compilation)
+    output = task.module(*next(task.batches(0, 0)))
+    output.terms.total.backward()
+    gradients = [torch.zeros(()) if p.grad is None else p.grad for p in task.module.parameters()]
+    return [*(term.detach() for term in output.terms), output.num_errors], gradients
+
+
+@pytest.mark.parametrize("blend", ["augment.mixup=0", "augment.mixup=1"])
+@pytest.mark.parametrize("mode", MODES)
+def test_compiled_into_one_graph_the_module_gives_the_same(tmp_path: Path, mode: str, blend: str) -> None:
+    LabelTable(10).save(tmp_path / "table.safetensors")
+    table = tmp_path / "table.safetensors" if mode in TABLE_MODES else None
+    options = ("model.name=resnet8", "model.width=4", "model.hidden=null", blend)
+
+    def task() -> ClassifyTask:
+        path = write_image_cache(tmp_path / "images.safetensors", shape=(3, 16, 16), num_train=4, num_classes=10)
+        data = load_images(ImageDataSettings(source="pictures", path=path))
+        settings = picture_settings(*options, mode=mode, **{"loss.table": table})
+        return ClassifyTask(settings, data, CPU, RunFolder(tmp_path))
+
+    torch.testing.assert_close(one_step(task(), backend="aot_eager"), one_step(task()), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch's own, when it loads the compiler
+@pytest.mark.skipif(which("g++") is None, reason="torch.compile needs g++ for code that runs on the CPU")
+def test_compiled_to_machine_code_the_module_gives_the_same(tmp_path: Path) -> None:
+    compiled = one_step(make_task(tmp_path), backend="inductor")
+    torch.testing.assert_close(compiled, one_step(make_task(tmp_path)), rtol=1e-5, atol=1e-6)

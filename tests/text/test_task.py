@@ -100,7 +100,7 @@ def test_table_of_other_words_is_refused(make_task: MakeTask, tmp_path: Path) ->
 def test_soft_weight_switches_at_soft_after_and_after_a_resume(
     make_task: MakeTask, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(labelemb.engine, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(labelemb.engine, "checkpoint_pause", lambda save_seconds: 0.0)
     overrides = ("epochs=3", "loss.soft_after=7")
     seen: list[float] = []
 
@@ -121,7 +121,7 @@ def test_soft_weight_switches_at_soft_after_and_after_a_resume(
 def test_killed_and_resumed_run_ends_as_one_that_was_not(
     make_task: MakeTask, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
-    monkeypatch.setattr(labelemb.engine, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(labelemb.engine, "checkpoint_pause", lambda save_seconds: 0.0)
     whole = run(make_task("emb", "model.dropout=0.3", "model.layers=2"))
     kill_after(make_task("emb", "model.dropout=0.3", "model.layers=2", output="killed"), steps)
     resumed = run(make_task("emb", "model.dropout=0.3", "model.layers=2", output="killed"))
@@ -223,8 +223,8 @@ def test_run_started_with_other_vocabularies_is_refused(make_task: MakeTask, tmp
 
 def test_soft_after_that_is_never_reached_is_refused(make_task: MakeTask) -> None:
     with pytest.raises(InputError, match=r"after 10 updates, but the run has only 10"):
-        make_task("emb", "loss.soft_after=10")
-    make_task("baseline", "loss.soft_after=10")
+        run(make_task("emb", "loss.soft_after=10"))
+    run(make_task("baseline", "loss.soft_after=10"))
 
 
 def test_settings_that_do_not_go_together_are_refused(make_task: MakeTask) -> None:

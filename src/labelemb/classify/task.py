@@ -52,6 +52,8 @@ class ClassifyTask:
         InputError: the network or the label table does not fit the data.
     """
 
+    varying_shapes = False
+
     def __init__(self, settings: ClassifySettings, data: ImageData, device: torch.device, folder: RunFolder) -> None:
         self.settings, self.folder, self.device = settings, folder, device
         self.label_names = data.label_names

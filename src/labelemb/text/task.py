@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from labelemb.config import InputError, TextSettings
-from labelemb.engine import StepOutput, planned_soft_after
+from labelemb.engine import StepOutput
 from labelemb.files import write_atomically
 from labelemb.fused import FusedLabelEmbeddingLoss, LabelPlan, plan_labels
 from labelemb.loss import LabelEmbeddingLoss
@@ -64,6 +63,8 @@ class TextTask:
         InputError: there is no corpus, or network, label table or an earlier start of this run do not fit it.
     """
 
+    varying_shapes = True
+
     def __init__(self, settings: TextSettings, device: torch.device, folder: RunFolder) -> None:
         self.settings, self.device, self.folder = settings, device, folder
         self.corpus = _load_corpus(settings)
@@ -71,7 +72,6 @@ class TextTask:
         self.module = _make_module(settings, self.corpus).to(device)
         self.num_batches = len(self._batch_indices(epoch=0))
         self.best = BestNetwork(folder.checkpoints)
-        _announce(settings, self.num_batches)
 
     def batches(self, epoch: int, first: int) -> Iterator[Step]:
         """Batches of an epoch from number `first` on; the order is drawn from (seed, epoch), torch's state unused."""
@@ -189,11 +189,3 @@ def _make_module(settings: TextSettings, corpus: Corpus) -> TextModule:
         raise InputError(f"loss: {error}") from None
     torch.manual_seed(derived_seed(settings.seed, "training"))
     return TextModule(network, criterion)
-
-
-def _announce(settings: TextSettings, num_batches: int) -> None:
-    """Say when the soft labels join in, and refuse a run in which they never would."""
-    after = planned_soft_after(settings, num_batches)
-    if after:
-        epoch = after // num_batches + 1
-        print(f"{settings.mode}: soft labels from epoch {epoch} of {settings.epochs}", file=sys.stderr)
