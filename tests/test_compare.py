@@ -104,6 +104,16 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
     assert before == after
 
 
+def test_a_run_that_another_process_works_on_is_left_to_it(tmp_path: Path) -> None:
+    job = small_job(tmp_path)
+    with job.folder.held():
+        with pytest.raises(ValueError, match="another process is at work on this run"):
+            execute(job)
+        assert not list(job.folder.path.iterdir())
+    execute(job)
+    assert job.folder.is_finished
+
+
 def test_standing_counts_epochs_of_all_runs(tmp_path: Path) -> None:
     jobs = [small_job(tmp_path, seed=seed) for seed in range(4)]
     small_run(tmp_path, seed=0)

@@ -61,6 +61,15 @@ def test_a_run_is_finished_when_its_end_is_written(run: RunFolder) -> None:
     assert run.is_finished
 
 
+def test_a_run_is_held_by_one_at_a_time(run: RunFolder) -> None:
+    with run.held():
+        with pytest.raises(ValueError, match="another process is at work on this run"), run.held():
+            pass
+        assert [path.name for path in run.path.iterdir()] == []
+    with run.held():
+        pass
+
+
 def test_metrics_are_appended_and_rewritten(run: RunFolder) -> None:
     run.write_metrics([])
     rows = [{"epoch": 1, "train_loss": 0.5}, {"epoch": 2, "train_loss": 0.25}]

@@ -109,14 +109,15 @@ def execute(job: Job, report: Callable[[int, int, str], None] = lambda done, pla
     device = choose_device(job.settings.device)
     task = _make_task(job, device)
     planned_soft_after(job.settings, task.num_batches)  # refused before there is a folder of these settings
-    environment = describe_environment(device)
-    before = job.folder.environment  # of an unfinished run, which is resumed
-    if before:
-        environment |= {"start": before["start"], "resumed": [*before.get("resumed", []), environment["start"]]}
-    job.folder.write_config(plain(job.settings))
-    job.folder.write_environment(environment)
-    train(task, job.settings, job.folder, report)
-    job.folder.write_environment(environment | {"end": now()})
+    with job.folder.held():
+        environment = describe_environment(device)
+        before = job.folder.environment  # of an unfinished run, which is resumed
+        if before:
+            environment |= {"start": before["start"], "resumed": [*before.get("resumed", []), environment["start"]]}
+        job.folder.write_config(plain(job.settings))
+        job.folder.write_environment(environment)
+        train(task, job.settings, job.folder, report)
+        job.folder.write_environment(environment | {"end": now()})
 
 
 def _make_task(job: Job, device: Any) -> Any:

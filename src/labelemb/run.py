@@ -12,8 +12,10 @@ RECIPE/MODE/seed-07/
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,28 @@ class RunFolder:
     @property
     def evaluation(self) -> dict[str, Any]:
         return _read_json(self.path / "evaluation.json")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from this run meanwhile; makes the folder.
+
+        Raises:
+            ValueError: another process holds it.
+        """
+        import fcntl  # not on Windows, where reading run folders works all the same
+
+        self.path.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"{self.path}: another process is at work on this run") from None
+            except OSError:
+                pass  # a file system without locks
+            yield
+        finally:
+            os.close(handle)  # which ends the lock, as does the end of the process
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
