@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from labelemb.classify.augment import channel_statistics, cutmix, mixup, normalise, random_crop, random_flip
 from labelemb.classify.data import ImageData, Split
-from labelemb.classify.models import NETWORKS, Classifier, load_network
+from labelemb.classify.models import NETWORKS, Classifier
+from labelemb.classify.user_network import load_network
 from labelemb.config import AugmentSettings, ClassifySettings, InputError
 from labelemb.engine import StepOutput
 from labelemb.loss import LabelEmbeddingLoss
