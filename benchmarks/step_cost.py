@@ -30,9 +30,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from labelemb.classify.data import ImageData, Split
 from labelemb.classify.task import ClassifyTask
-from labelemb.config import ClassifySettings, load_recipe
+from labelemb.config import ClassifySettings
 from labelemb.device import choose_device, describe_environment
 from labelemb.engine import Loop, Task
+from labelemb.recipe import load_recipe
 from labelemb.run import RunFolder
 
 MODES = ("baseline", "emb")

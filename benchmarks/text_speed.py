@@ -23,9 +23,10 @@ from benchmarks.peak_memory import peak_bytes
 from benchmarks.stepwise_text import direct_baseline, direct_label_embedding, object_beam_search, stepwise_features
 from torch import Tensor
 
-from labelemb.config import InputError, TextSettings, load_recipe, parse_settings
+from labelemb.config import InputError, TextSettings
 from labelemb.engine import make_optimizers
 from labelemb.loss import LabelEmbeddingLoss
+from labelemb.recipe import load_recipe, parse_settings
 from labelemb.run import RunFolder
 from labelemb.text.beam import beam_search
 from labelemb.text.corpus import batch_indices, make_batch, ordered_indices

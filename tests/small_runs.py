@@ -11,7 +11,8 @@ from torch import Tensor
 
 from labelemb.checkpoint import load_newest
 from labelemb.compare import Job, execute
-from labelemb.config import ClassifySettings, load_recipe
+from labelemb.config import ClassifySettings
+from labelemb.recipe import load_recipe
 from labelemb.run import RunFolder
 
 SMALL = ("data.limit=64", "batch_size=16", "epochs=3", "model.hidden=[12]", "device=cpu")

@@ -7,8 +7,9 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from labelemb.config import TextSettings, load_recipe, plain
+from labelemb.config import TextSettings, plain
 from labelemb.engine import train
+from labelemb.recipe import load_recipe
 from labelemb.run import RunFolder
 from labelemb.text.preprocess import PreprocessOptions, preprocess
 from labelemb.text.task import TextTask

@@ -12,7 +12,8 @@ from tests.small_runs import SMALL, small_run, write_image_cache
 from torch import nn
 
 from labelemb import LabelTable, __version__, cli
-from labelemb.config import load_recipe, plain, recipe_names
+from labelemb.config import plain
+from labelemb.recipe import load_recipe, recipe_names
 from labelemb.run import RunFolder
 
 Output = pytest.CaptureFixture[str]

@@ -9,16 +9,8 @@ import pytest
 import yaml
 from tests.small_runs import small_settings
 
-from labelemb.config import (
-    ClassifySettings,
-    InputError,
-    describe,
-    first_difference,
-    load_recipe,
-    parse_settings,
-    plain,
-    recipe_names,
-)
+from labelemb.config import ClassifySettings, InputError, describe, first_difference, plain
+from labelemb.recipe import load_recipe, parse_settings, recipe_names
 
 
 def error_of(recipe: str, *overrides: str, **options: Any) -> str:

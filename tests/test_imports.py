@@ -27,7 +27,7 @@ METHOD = {
     "table",
     "terms",
 }
-LEAVES = {"config", "run", "seeds", "stats", "stopping"}  # without torch
+LEAVES = {"config", "recipe", "run", "seeds", "stats", "stopping"}  # without torch
 TORCH_LEAVES = {"checkpoint", "device", "metrics"}
 HEAVY = {"datasets", "matplotlib", "numpy", "scipy", "sklearn", "tokenizers", "sacrebleu", "rouge_score", "PIL"}
 

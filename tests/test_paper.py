@@ -61,7 +61,8 @@ def test_the_papers_options_become_settings(
 def test_the_papers_defaults_are_the_recipes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from labelemb.config import load_recipe, plain
+    from labelemb.config import plain
+    from labelemb.recipe import load_recipe
 
     for script, (_, recipe, _, _) in IMAGE_SCRIPTS.items():
         assert run_script(monkeypatch, script, "--dry-run") == 0

@@ -11,7 +11,7 @@ from tests.small_runs import SMALL
 
 from labelemb import cli, compare
 from labelemb.compare import Job, Standing, execute, standing
-from labelemb.config import recipe_names
+from labelemb.recipe import recipe_names
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -8,8 +8,9 @@ from tests.small_runs import write_image_cache
 
 from labelemb.classify.data import load_images
 from labelemb.classify.task import ClassifyTask
-from labelemb.config import ClassifySettings, load_recipe, recipe_names
+from labelemb.config import ClassifySettings
 from labelemb.engine import Loop
+from labelemb.recipe import load_recipe, recipe_names
 from labelemb.run import RunFolder
 
 # What a recipe's images are; the ResNets are as deep as ever, but narrow, and CIFAR-100 has ten labels here.

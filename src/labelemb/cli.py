@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from labelemb import __version__
-from labelemb.config import InputError, Settings, describe, load_recipe, plain, recipe_names
+from labelemb.config import InputError, Settings, describe, plain
+from labelemb.recipe import load_recipe, recipe_names
 
 app = typer.Typer(
     name="labelemb",
@@ -191,7 +192,8 @@ def predict(
     device: Device = None,
 ) -> None:
     """Write translations, summaries or class predictions; score them where references are given."""
-    from labelemb.config import ClassifySettings, parse_settings
+    from labelemb.config import ClassifySettings
+    from labelemb.recipe import parse_settings
     from labelemb.run import RunFolder
 
     folder = RunFolder(run)

@@ -11,16 +11,8 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple
 
-from labelemb.config import (
-    TABLE_MODES,
-    ClassifySettings,
-    InputError,
-    Settings,
-    first_difference,
-    load_recipe,
-    parse_settings,
-    plain,
-)
+from labelemb.config import TABLE_MODES, ClassifySettings, InputError, Settings, first_difference, plain
+from labelemb.recipe import load_recipe, parse_settings
 from labelemb.run import RunFolder
 from labelemb.stopping import Stopped, StopSignals
 

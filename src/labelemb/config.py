@@ -1,18 +1,14 @@
 """Every setting of a run: its type, its range, its default and a sentence. No default lives anywhere else.
 
-A recipe is a YAML file that names a task and sets what differs from the defaults here; `key=value` on the command line
-sets one more. The result is one frozen object, which the run folder keeps as config.yaml.
+A recipe (labelemb.recipe) is a YAML file that names a task and sets what differs from the defaults here; `key=value` on
+the command line sets one more. The result is one frozen object, which the run folder keeps as config.yaml.
 """
 
-import difflib
-from collections.abc import Iterator, Mapping, Sequence
-from importlib.resources import files
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, ConfigDict, Field
 
 Mode = Literal["baseline", "smoothing", "online-smoothing", "tfkd", "emb", "emb-start", "emb-frozen"]
 MODES: tuple[str, ...] = get_args(Mode)
@@ -177,46 +173,7 @@ class TextSettings(RunSettings):
     score: ScoreSettings = ScoreSettings()
 
 
-_TASKS: dict[str, type[ClassifySettings] | type[TextSettings]] = {"classify": ClassifySettings, "text": TextSettings}
 Settings = ClassifySettings | TextSettings
-
-
-def recipe_names() -> list[str]:
-    """The recipes inside the package."""
-    return sorted(path.name.removesuffix(".yaml") for path in files("labelemb").joinpath("recipes").iterdir())
-
-
-def load_recipe(recipe: str, overrides: Sequence[str] = (), options: Mapping[str, Any] | None = None) -> Settings:
-    """The settings of a recipe.
-
-    Args:
-        recipe: a name from `recipe_names`, or the path of a YAML file.
-        overrides: `key=value` with dots, the value as in YAML.
-        options: dotted keys and values that come after all others, None for not given.
-
-    Raises:
-        InputError: there is no such recipe, or a setting is unknown, of the wrong type or out of range: one line each.
-    """
-    values = _read_recipe(recipe)
-    values.setdefault("recipe", Path(recipe).stem)
-    given = [(key, value) for key, value in (options or {}).items() if value is not None]
-    for key, value in [*_pairs(overrides), *given]:
-        _assign(values, key, value)
-    return parse_settings(values, origin=recipe)
-
-
-def parse_settings(values: Mapping[str, Any], origin: str) -> Settings:
-    """Settings from plain values, as a recipe or config.yaml holds them; `origin` is named in errors."""
-    task = values.get("task")
-    if not isinstance(task, str) or task not in _TASKS:
-        raise InputError(f"{origin}: task: expected one of {', '.join(_TASKS)}, got {task!r}")
-    try:
-        settings: Settings = _TASKS[task].model_validate(dict(values))
-    except ValidationError as error:
-        lines = [f"{origin}: {_explain(details, _TASKS[task])}" for details in error.errors()]
-        raise InputError("\n".join(lines)) from None
-    _check(settings, origin)
-    return settings
 
 
 def plain(settings: Settings) -> dict[str, Any]:
@@ -245,98 +202,6 @@ def _describe(settings: BaseModel, prefix: str) -> Iterator[tuple[str, Any, str]
             yield from _describe(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value, field.description or ""
-
-
-def _read_recipe(recipe: str) -> dict[str, Any]:
-    path = Path(recipe)
-    is_file = path.suffix in (".yaml", ".yml")
-    if is_file and not path.is_file():
-        raise InputError(f"no recipe file {recipe}")
-    if not is_file and recipe not in recipe_names():
-        raise InputError(f"no recipe {recipe!r}{_nearest(recipe, recipe_names())}; `labelemb recipes` lists them")
-    source = path if is_file else files("labelemb").joinpath("recipes", f"{recipe}.yaml")
-    try:
-        values = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{recipe} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{recipe}: expected settings as `key: value`, got {type(values).__name__}")
-    model = values.get("model")
-    if isinstance(model, dict) and ":" in str(model.get("name")):
-        raise InputError(f"{recipe}: model.name: a recipe cannot name code to import; pass --model {model['name']}")
-    return values
-
-
-def _pairs(overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise InputError(f"expected key=value, got {text!r}, e.g. optimizer.lr=0.01")
-        try:
-            yield key, yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise InputError(f"{key}: {value!r} is not a YAML value") from None
-
-
-def _assign(values: dict[str, Any], key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    for parent in parents:
-        inner = values.setdefault(parent, {})
-        if not isinstance(inner, dict):
-            raise InputError(f"{key}: {parent} is a single value and has no settings inside")
-        values[parent] = values = dict(inner)
-    values[last] = value
-
-
-def _check(settings: Settings, origin: str) -> None:
-    """Contradictions between settings that are each legal."""
-    if not settings.compare.modes:  # pydantic's own check says so of unknown modes, too
-        raise InputError(f"{origin}: compare.modes: expected at least one mode")
-    for mode in settings.compare.modes:
-        if settings.compare.modes.count(mode) > 1:
-            raise InputError(f"{origin}: compare.modes: {mode} stands there twice")
-    if settings.mode in TABLE_MODES and settings.loss.table is None:
-        raise InputError(f"{origin}: mode {settings.mode} needs a learned label table: --table FILE")
-    if settings.mode not in TABLE_MODES and settings.loss.table is not None:
-        raise InputError(f"{origin}: mode {settings.mode} takes no label table; emb-start and emb-frozen do")
-    if settings.mode == "online-smoothing" and settings.task == "text":
-        raise InputError(f"{origin}: online-smoothing needs a table of all labels and is for images only")
-    if settings.loss.soft_after >= 1 and not settings.loss.soft_after.is_integer():
-        raise InputError(f"{origin}: loss.soft_after: expected a number of updates or a fraction below 1")
-    if isinstance(settings, ClassifySettings) and settings.augment.mixup and settings.augment.cutmix:
-        raise InputError(f"{origin}: augment.mixup and augment.cutmix exclude each other")
-
-
-def _explain(details: Any, root: type[BaseModel]) -> str:
-    """One pydantic error as one line: the setting, what was expected, what came, the nearest name."""
-    location = [part for part in details["loc"] if not (isinstance(part, str) and part.startswith("function-"))]
-    key = ".".join(str(part) for part in location)
-    if details["type"] == "extra_forbidden":
-        names = _names_beside(location, root)
-        prefix = "".join(f"{part}." for part in location[:-1])
-        return f"{key}: no such setting{_nearest(str(location[-1]), names, prefix)}"
-    if details["type"] == "missing":
-        return f"{key}: must be set"
-    message = details["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-    message = message.removeprefix("String should match ")
-    return f"{key}: expected {message}, got {details['input']!r}"
-
-
-def _names_beside(location: Sequence[Any], root: type[BaseModel]) -> list[str]:
-    model = root
-    for part in location[:-1]:
-        field = model.model_fields.get(str(part), FieldInfo())
-        if not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            return []
-        model = field.annotation
-    return list(model.model_fields)
-
-
-def _nearest(name: str, names: Sequence[str], prefix: str = "") -> str:
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean {prefix}{close[0]}?"
-    return f"; there are {', '.join(names)}" if names else ""
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

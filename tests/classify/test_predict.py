@@ -8,8 +8,9 @@ import torch
 from labelemb.classify.data import load_images
 from labelemb.classify.predict import predict_images
 from labelemb.classify.task import ClassifyTask
-from labelemb.config import ClassifySettings, InputError, load_recipe
+from labelemb.config import ClassifySettings, InputError
 from labelemb.engine import train
+from labelemb.recipe import load_recipe
 from labelemb.run import RunFolder
 
 CPU = torch.device("cpu")

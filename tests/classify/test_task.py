@@ -13,7 +13,8 @@ from torch import Tensor
 from labelemb import LabelTable
 from labelemb.classify.data import ImageData, Split, load_images
 from labelemb.classify.task import ClassifyTask
-from labelemb.config import MODES, TABLE_MODES, ClassifySettings, ImageDataSettings, load_recipe
+from labelemb.config import MODES, TABLE_MODES, ClassifySettings, ImageDataSettings
+from labelemb.recipe import load_recipe
 from labelemb.run import RunFolder
 
 CPU = torch.device("cpu")
