@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from labelemb.text import preprocess as module
+from labelemb.text import encode
 from labelemb.text.corpus import Corpus
 from labelemb.text.preprocess import PreprocessOptions, preprocess
 from labelemb.text.vocab import Vocabulary
@@ -69,7 +69,7 @@ def test_the_corpus_holds_the_pairs_and_the_report_counts_them(tmp_path: Path) -
 
 @pytest.mark.parametrize("blocks", [1, 2, 8192])
 def test_blocks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocks: int) -> None:
-    monkeypatch.setattr(module, "BLOCK_PAIRS", blocks)
+    monkeypatch.setattr(encode, "BLOCK_PAIRS", blocks)
     asked = options(tmp_path)
     preprocess(asked)
     assert decoded(Corpus.load(asked.save_data)) == TRAIN
@@ -166,7 +166,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
         assert (tmp_path / ".corpus.partial").exists()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "_limited", interrupt)
+    monkeypatch.setattr(encode, "_limited", interrupt)
     with pytest.raises(KeyboardInterrupt):
         preprocess(asked)
     assert sorted(os.listdir(tmp_path)) == before

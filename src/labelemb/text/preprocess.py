@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import chain, islice, zip_longest
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from labelemb.text import lcsts
-from labelemb.text.corpus import FORMAT, SIDES, VERSION, Counts, Ids, SplitWriter, read_lines, read_metadata
-from labelemb.text.vocab import UNK, Unit, Vocabulary
+from labelemb.text.corpus import FORMAT, SIDES, VERSION, read_metadata
+from labelemb.text.encode import Limits, SplitReport, encode_split
+from labelemb.text.pairs import Stream, has_empty_side, headlines, parallel_lines
+from labelemb.text.vocab import Unit, Vocabulary
 
 SPLITS = ("train", "valid", "test")
-BLOCK_PAIRS = 8192  # pairs in memory as Python objects at a time
 
 
 @dataclass(frozen=True)
@@ -78,39 +76,6 @@ class PreprocessOptions:
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
-@dataclass
-class SplitReport:
-    """What became of one split's pairs. `dropped` are those over a length limit, each counted once."""
-
-    read: int = 0
-    kept: int = 0
-    empty: int = 0
-    low_score: int = 0
-    long_source: int = 0
-    long_target: int = 0
-    dropped: int = 0
-    cut: int = 0
-    tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SIDES, 0))
-    unknown: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SIDES, 0))
-    longest: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SIDES, 0))
-
-    def lines(self, name: str) -> Iterator[str]:
-        """The report in words."""
-        left_out = [
-            (self.empty, "with an empty side"),
-            (self.low_score, f"scored under {lcsts.SMALLEST_SCORE}"),
-            (self.dropped, f"too long ({self.long_source:,} by the source, {self.long_target:,} by the target)"),
-        ]
-        words = "".join(f", {count:,} {reason}" for count, reason in left_out if count)
-        yield f"{name}: {self.kept:,} of {self.read:,} pairs" + (f"; left out{words[1:]}" if words else "")
-        if self.cut:
-            yield f"  {self.cut:,} sources cut"
-        for side, tokens in self.tokens.items():
-            mean, rate = tokens / max(1, self.kept), 100 * self.unknown[side] / max(1, tokens)
-            longest = self.longest[side]
-            yield f"  {side}: {tokens:,} tokens, {mean:.1f} a line, longest {longest:,}; unknown {rate:.2f} %"
-
-
 @dataclass(frozen=True)
 class PreprocessReport:
     """Counts, lengths, unknown rates; `str()` is the text that the command prints."""
@@ -122,18 +87,6 @@ class PreprocessReport:
         sizes = ", ".join(f"{side} {size:,}" for side, size in self.vocabulary_sizes.items())
         lines = chain.from_iterable(split.lines(name) for name, split in self.splits.items())
         return "\n".join([*lines, f"vocabulary: {sizes}"])
-
-
-class Pair(NamedTuple):
-    """One pair of raw lines, and the line number where it stands in its file."""
-
-    source: str
-    target: str
-    line: int
-    wanted: bool = True  # False: its distribution scores it too low
-
-
-Stream = Callable[[], Iterator[Pair]]
 
 
 def preprocess(options: PreprocessOptions) -> PreprocessReport:
@@ -184,7 +137,7 @@ def _streams(options: PreprocessOptions) -> dict[str, Stream]:
         if any(path for paths in given.values() for path in paths):
             raise ValueError("--lcsts contradicts --train-src and the other files: give one or the other")
         found = {name: lcsts.split_path(options.lcsts, name) for name in SPLITS}
-        return {name: partial(_headlines, path, name) for name, path in found.items()}
+        return {name: partial(headlines, path, name) for name, path in found.items()}
     streams: dict[str, Stream] = {}
     for name, paths in given.items():
         for path, end in zip(paths, ("src", "tgt"), strict=True):
@@ -193,26 +146,8 @@ def _streams(options: PreprocessOptions) -> dict[str, Stream]:
             if path is not None and not path.is_file():
                 raise ValueError(f"--{name}-{end} {path}: no such file")
         if paths[0] is not None:
-            streams[name] = partial(_parallel_lines, *paths)
+            streams[name] = partial(parallel_lines, *paths)
     return streams
-
-
-def _parallel_lines(source_path: Path, target_path: Path) -> Iterator[Pair]:
-    lines = [read_lines(source_path), read_lines(target_path)]
-    for number, sides in enumerate(zip_longest(*lines), 1):
-        source, target = sides
-        if source is None or target is None:
-            counts = [number - (line is None) + sum(1 for _ in rest) for line, rest in zip(sides, lines, strict=True)]
-            raise ValueError(
-                f"{source_path} has {counts[0]:,} lines, {target_path} has {counts[1]:,}: "
-                "expected as many, line by line translations of each other"
-            )
-        yield Pair(source, target, number)
-
-
-def _headlines(path: Path, split: str) -> Iterator[Pair]:
-    for headline in lcsts.read_headlines(path):
-        yield Pair(headline.text, headline.summary, headline.line, lcsts.is_wanted(headline, split))
 
 
 def _check_folder(options: PreprocessOptions) -> None:
@@ -234,7 +169,8 @@ def _check_folder(options: PreprocessOptions) -> None:
 def _write_corpus(options: PreprocessOptions, streams: dict[str, Stream], folder: Path) -> PreprocessReport:
     vocabularies = _vocabularies(options, streams["train"])
     # The small splits first: what is wrong in them shows before the long part.
-    reports = {name: _encode_split(options, name, streams[name], vocabularies, folder) for name in reversed(streams)}
+    limits = Limits(options.src_length, options.tgt_length, options.cut, options.allow_dropping)
+    reports = {name: encode_split(name, streams[name], vocabularies, limits, folder) for name in reversed(streams)}
     report = PreprocessReport(
         {name: reports[name] for name in streams},
         {side: len(vocabulary) for side, vocabulary in zip(SIDES, vocabularies, strict=True)},
@@ -261,7 +197,7 @@ def _write_corpus(options: PreprocessOptions, streams: dict[str, Stream], folder
 
 def _vocabularies(options: PreprocessOptions, train: Stream) -> tuple[Vocabulary, Vocabulary]:
     def counted(sides: slice, size: int) -> Vocabulary:
-        complete = (pair for pair in train() if not _has_empty_side(pair))
+        complete = (pair for pair in train() if not has_empty_side(pair))
         lines = (line for pair in complete for line in pair[:2][sides])
         return Vocabulary.build(
             lines, unit=options.unit, lower=options.lower, size=size if options.bpe is None else options.bpe
@@ -283,97 +219,6 @@ def _vocabularies(options: PreprocessOptions, train: Stream) -> tuple[Vocabulary
     source = given(options.src_vocab) if options.src_vocab else counted(slice(0, 1), options.src_vocab_size)
     target = given(options.tgt_vocab) if options.tgt_vocab else counted(slice(1, 2), options.tgt_vocab_size)
     return source, target
-
-
-def _has_empty_side(pair: Pair) -> bool:
-    return not pair.source.strip() or not pair.target.strip()
-
-
-def _encode_split(
-    options: PreprocessOptions, name: str, stream: Stream, vocabularies: tuple[Vocabulary, Vocabulary], folder: Path
-) -> SplitReport:
-    report = SplitReport()
-    writer = SplitWriter(folder, name)
-    try:
-        pairs = _usable_pairs(stream(), name, report)
-        while block := list(islice(pairs, BLOCK_PAIRS)):
-            _encode_block(options, name, block, vocabularies, writer, report)
-    finally:
-        writer.close()
-    limited = report.kept + report.dropped
-    if report.dropped > limited / 2 and not options.allow_dropping:
-        raise ValueError(
-            f"the length limits remove {report.dropped:,} of {limited:,} training pairs ({report.long_source:,} by "
-            f"--src-length {options.src_length}, {report.long_target:,} by --tgt-length {options.tgt_length}, in "
-            f"{vocabularies[0].unit} tokens): raise them, shorten sources with --cut, or say --allow-dropping"
-        )
-    if not report.kept:
-        raise ValueError(f"{name}: no pair is left of {report.read:,} read")
-    return report
-
-
-def _usable_pairs(pairs: Iterator[Pair], name: str, report: SplitReport) -> Iterator[Pair]:
-    for pair in pairs:
-        report.read += 1
-        if not pair.wanted:
-            report.low_score += 1
-        elif not _has_empty_side(pair):
-            yield pair
-        elif name == "train":
-            report.empty += 1
-        else:
-            side = "target" if pair.source.strip() else "source"
-            raise ValueError(
-                f"{name}, line {pair.line}: the {side} is empty; a score counts every line, so remove this pair from "
-                "both sides"
-            )
-
-
-def _encode_block(
-    options: PreprocessOptions,
-    name: str,
-    block: list[Pair],
-    vocabularies: tuple[Vocabulary, Vocabulary],
-    writer: SplitWriter,
-    report: SplitReport,
-) -> None:
-    texts = [[pair.source for pair in block], [pair.target for pair in block]]
-    encoded = [vocabulary.encode_lines(lines) for vocabulary, lines in zip(vocabularies, texts, strict=True)]
-    if name == "train":
-        encoded = _limited(options, encoded, report)
-    report.kept += len(encoded[0][1])
-    for index, (side, (tokens, lengths)) in enumerate(zip(SIDES, encoded, strict=True)):
-        report.tokens[side] += len(tokens)
-        report.unknown[side] += int((tokens == UNK).sum())
-        report.longest[side] = max(report.longest[side], int(lengths.max(initial=0)))
-        writer.append(index, tokens, lengths, texts[index])
-
-
-def _limited(
-    options: PreprocessOptions, encoded: list[tuple[Ids, Counts]], report: SplitReport
-) -> list[tuple[Ids, Counts]]:
-    """The block without the pairs that are too long; with `cut` the sources' first tokens instead."""
-    (source, source_lengths), (target, target_lengths) = encoded
-    long_source, long_target = source_lengths > options.src_length, target_lengths > options.tgt_length
-    dropped = long_target if options.cut else long_source | long_target
-    kept_lengths = np.minimum(source_lengths, options.src_length)
-    report.long_source += 0 if options.cut else int(long_source.sum())
-    report.long_target += int(long_target.sum())
-    report.dropped += int(dropped.sum())
-    report.cut += int((long_source & ~dropped).sum())
-    return [
-        _first_tokens(source, source_lengths, np.where(dropped, 0, kept_lengths), ~dropped),
-        _first_tokens(target, target_lengths, np.where(dropped, 0, target_lengths), ~dropped),
-    ]
-
-
-def _first_tokens(
-    tokens: Ids, lengths: Counts, wanted: Counts, kept: np.ndarray[Any, np.dtype[np.bool_]]
-) -> tuple[Ids, Counts]:
-    """Of each line its first `wanted` (N,) tokens, and the lengths of the lines that are kept."""
-    starts = np.cumsum(lengths) - lengths
-    position = np.arange(len(tokens)) - np.repeat(starts, lengths)  # of each token in its line
-    return tokens[position < np.repeat(wanted, lengths)], wanted[kept]
 
 
 def _replace_folder(new: Path, folder: Path) -> None:
