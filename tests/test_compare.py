@@ -104,6 +104,16 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
     assert before == after
 
 
+def test_a_finished_run_is_shown_as_asked_now(tmp_path: Path) -> None:
+    folder = small_run(tmp_path, "report.labels=[1,2]")
+    before = folder.config
+    small_run(tmp_path, "report.labels=[3,4]", "device=auto")
+    assert folder.config["report"]["labels"] == ["1", "2"]  # read before, and kept
+    now = RunFolder(folder.path).config
+    assert now["report"]["labels"] == ["3", "4"]
+    assert {**now, "report": None} == {**before, "report": None}
+
+
 def test_a_run_that_another_process_works_on_is_left_to_it(tmp_path: Path) -> None:
     job = small_job(tmp_path)
     with job.folder.held():

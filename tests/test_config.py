@@ -9,7 +9,7 @@ import pytest
 import yaml
 from tests.small_runs import small_settings
 
-from labelemb.config import ClassifySettings, InputError, describe, first_difference, plain
+from labelemb.config import ClassifySettings, InputError, describe, differences, plain
 from labelemb.recipe import load_recipe, parse_settings, recipe_names
 
 
@@ -31,7 +31,7 @@ def test_a_recipe_comes_back_from_its_plain_values(name: str) -> None:
     settings = load_recipe(name)
     values = yaml.safe_load(yaml.safe_dump(plain(settings), allow_unicode=True))
     assert parse_settings(values, "config.yaml") == settings
-    assert first_difference(values, plain(settings)) is None
+    assert not list(differences(values, plain(settings)))
     assert (settings.recipe, settings.mode, settings.seed) == (name, "emb", 0)
 
 
@@ -157,22 +157,40 @@ def test_a_name_close_to_a_recipe_is_suggested() -> None:
     assert "did you mean digits?" in error_of("digts")
 
 
-def differences() -> Iterator[tuple[str, str, tuple[Any, Any]]]:
+def changes() -> Iterator[tuple[str, str, tuple[Any, Any]]]:
     yield "epochs=4", "epochs", (3, 4)
     yield "model.hidden=[12,12]", "model.hidden", ([12], [12, 12])
     yield "loss.cap=0.8", "loss.cap", (0.9, 0.8)
     yield "data.limit=null", "data.limit", (64, None)
 
 
-@pytest.mark.parametrize(("override", "key", "values"), list(differences()))
+@pytest.mark.parametrize(("override", "key", "values"), list(changes()))
 def test_the_first_difference_is_a_dotted_key_with_both_values(
     override: str, key: str, values: tuple[Any, Any]
 ) -> None:
     one, other = plain(small_settings()), plain(small_settings(override))
-    assert first_difference(one, other) == (key, *values)
-    assert first_difference(other, one) == (key, *reversed(values))
+    assert next(differences(one, other)) == (key, *values)
+    assert next(differences(other, one)) == (key, *reversed(values))
 
 
 @pytest.mark.parametrize("override", ["device=auto", "compare.runs=3", "report.labels=[a]", "description=other"])
 def test_where_and_how_often_a_run_is_done_makes_no_difference(override: str) -> None:
-    assert first_difference(plain(small_settings()), plain(small_settings(override))) is None
+    assert not list(differences(plain(small_settings()), plain(small_settings(override))))
+
+
+@pytest.mark.parametrize("override", ["epochs=2", "model.width=16", "data.limit=100", "loss.temperature=3"])
+def test_the_papers_figures_do_not_stand_beside_other_settings(override: str) -> None:
+    assert load_recipe("cifar10", [override]).report.paper is None
+    given = load_recipe("cifar10", [override, "report.paper.emb.mean=5"]).report.paper
+    assert given is not None
+    assert given["emb"].mean == 5
+
+
+def test_the_papers_figures_stand_beside_every_run_of_the_recipe(tmp_path: Path) -> None:
+    options = {"mode": "baseline", "seed": 3, "precision": "bfloat16", "data.path": tmp_path, "recipe": "again"}
+    for overrides in ((), ("epochs=100",), ("report.labels=[cat]",), ("compare.runs=2",)):
+        assert load_recipe("cifar10", overrides, options).report.paper == load_recipe("cifar10").report.paper
+
+
+def test_labels_that_look_like_numbers_are_names() -> None:
+    assert load_recipe("digits", ["report.labels=[4,9]"]).report.labels == ("4", "9")

@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple
 
-from labelemb.config import TABLE_MODES, ClassifySettings, InputError, Settings, first_difference, plain
+from labelemb.config import TABLE_MODES, ClassifySettings, InputError, Settings, differences, plain
 from labelemb.recipe import load_recipe, parse_settings
 from labelemb.run import RunFolder
 from labelemb.stopping import Stopped, StopSignals
@@ -85,15 +85,18 @@ def plan_all(recipe: str, overrides: Sequence[str], options: Mapping[str, Any]) 
 def check_same_run(folder: RunFolder, settings: Settings) -> None:
     """Raise InputError, with the first key that differs, unless `folder` is a run of these settings."""
     there = parse_settings(folder.config, str(folder.path / "config.yaml"))  # settings that came later have defaults
-    difference = first_difference(plain(there), plain(settings))
+    difference = next(differences(plain(there), plain(settings)), None)
     if difference is not None:
         key, found, asked = difference
         raise InputError(f"{folder.path} was run with {key}={found}, not {key}={asked}: choose another --output")
 
 
 def execute(job: Job, report: Callable[[int, int, str], None] = lambda done, planned, message: None) -> None:
-    """Do one run, from its last checkpoint where it has one. A finished run is left as it is."""
+    """Do one run, from its last checkpoint where it has one. A finished run is left as it is, but for what to show."""
     if job.folder.is_finished:
+        asked = plain(job.settings)["report"]
+        if job.folder.config["report"] != asked:
+            job.folder.write_config(job.folder.config | {"report": asked})
         return
     from labelemb.device import choose_device, describe_environment, now
     from labelemb.engine import planned_soft_after, train

@@ -20,6 +20,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(coerce_numbers_to_str=True)]  # of a label: YAML reads 7 as a number
 FolderName = Annotated[str, Field(pattern=r"^[^/\\.][^/\\]*$")]  # one level below --output, never beside it
 DeviceName = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")]
 
@@ -80,8 +81,8 @@ class PaperResult(_Settings):
 
 
 class ReportSettings(_Settings):
-    labels: tuple[str, ...] | None = Field(None, description="labels on the heat map; null chooses them")
-    words: tuple[str, ...] | None = Field(None, description="words in the table of similar labels; null chooses them")
+    labels: tuple[Name, ...] | None = Field(None, description="labels on the heat map; null chooses them")
+    words: tuple[Name, ...] | None = Field(None, description="words in the table of similar labels; null chooses them")
     paper: dict[Mode, PaperResult] | None = Field(None, description="the paper's figures, shown beside ours")
 
 
@@ -181,13 +182,12 @@ def plain(settings: Settings) -> dict[str, Any]:
     return settings.model_dump(mode="json")
 
 
-def first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
-    """The first dotted key in which two runs' plain settings differ, with both values, or None."""
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """The dotted keys in which two runs' plain settings differ, with both values."""
     left, right = dict(_flat(one)), dict(_flat(other))
     for key in [*left, *(key for key in right if key not in left)]:
         if key.split(".")[0] not in NOT_OF_THE_RUN and left.get(key) != right.get(key):
-            return key, left.get(key), right.get(key)
-    return None
+            yield key, left.get(key), right.get(key)
 
 
 def describe(settings: Settings) -> Iterator[tuple[str, Any, str]]:

@@ -10,9 +10,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from labelemb.config import TABLE_MODES, ClassifySettings, InputError, Settings, TextSettings
+from labelemb.config import TABLE_MODES, ClassifySettings, InputError, Settings, TextSettings, differences, plain
 
 _TASKS: dict[str, type[ClassifySettings] | type[TextSettings]] = {"classify": ClassifySettings, "text": TextSettings}
+
+# Settings that say which of the recipe's runs it is, and on what.
+_WHICH_RUN = {"recipe", "mode", "seed", "precision", "compile", "data.path", "loss.table"}
 
 
 def recipe_names() -> list[str]:
@@ -25,18 +28,27 @@ def load_recipe(recipe: str, overrides: Sequence[str] = (), options: Mapping[str
 
     Args:
         recipe: a name from `recipe_names`, or the path of a YAML file.
-        overrides: `key=value` with dots, the value as in YAML.
+        overrides: `key=value` with dots, the value as in YAML. Beside settings other than the recipe's the paper's
+            figures are not shown, unless they are given too.
         options: dotted keys and values that come after all others, None for not given.
 
     Raises:
         InputError: there is no such recipe, or a setting is unknown, of the wrong type or out of range: one line each.
     """
-    values = _read_recipe(recipe)
-    values.setdefault("recipe", Path(recipe).stem)
+    written = _read_recipe(recipe)
+    written.setdefault("recipe", Path(recipe).stem)
+    values = dict(written)
     given = [(key, value) for key, value in (options or {}).items() if value is not None]
     for key, value in [*_pairs(overrides), *given]:
         _assign(values, key, value)
-    return parse_settings(values, origin=recipe)
+    settings = parse_settings(values, origin=recipe)
+    if settings.report.paper is not None:
+        published = parse_settings(written, origin=recipe)
+        changed = {key for key, _, _ in differences(plain(settings), plain(published))} - _WHICH_RUN
+        if changed and settings.report.paper == published.report.paper:  # the paper's figures are of other settings
+            report = settings.report.model_copy(update={"paper": None})
+            return settings.model_copy(update={"report": report})
+    return settings
 
 
 def parse_settings(values: Mapping[str, Any], origin: str) -> Settings:
