@@ -92,6 +92,8 @@ class Loop:
         self.sums = torch.zeros(8, dtype=dtype, device=self.device)  # items, errors, the six terms
         self.seconds = 0.0
         self.last_save, self.save_seconds = time.monotonic(), 0.0
+        if self.device.type == "cuda" and not task.varying_shapes:
+            torch.backends.cudnn.benchmark = True  # the few shapes of convolutions are each tried once
         if settings.compile or (settings.compile is None and self.device.type == "cuda"):
             _compile(task)
 
