@@ -105,6 +105,19 @@ def test_a_run_stopped_again_and_again_ends_with_the_same_bits(tmp_path: Path) -
     assert what_was_learned(job.folder) == what_was_learned(whole)
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_convolutions_with_channels_innermost_resume_to_the_same_bits(tmp_path: Path, optimizer: str) -> None:
+    """In bfloat16 (and on a GPU) the optimiser's state has the memory layout of the weights, and must have it again."""
+    few = ("data.limit=8", "batch_size=2", "epochs=2", "precision=bfloat16", "optimizer.lr=0.01")
+    network = ("model.name=mnist-cnn", "model.hidden=null", f"optimizer.name={optimizer}")
+    job = small_job(tmp_path / "stopped", *few, *network)
+    with pytest.raises(Stopped):
+        execute(job, signal_after(3, signal.SIGTERM))
+    execute(job)
+    whole = small_run(tmp_path / "whole", *few, *network)
+    assert what_was_learned(job.folder) == what_was_learned(whole)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_has_its_exit_code_and_says_that_the_run_can_be_resumed(
     tmp_path: Path,
@@ -168,6 +181,13 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(tmp_path: Path) -> 
 def test_large_checkpoints_take_a_twentieth_of_the_time_at_most() -> None:
     assert checkpoint_pause(0.01) == 30
     assert checkpoint_pause(6.0) == 120
+
+
+def test_a_gpu_is_compiled_for_only_where_a_compiler_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for triton, compiler in [(True, "gcc"), (True, "clang"), (False, "gcc"), (True, None)]:
+        monkeypatch.setattr(engine, "find_spec", lambda name, there=triton: there or None)
+        monkeypatch.setattr(engine, "which", lambda name, there=compiler: there if name == there else None)
+        assert engine._can_compile() is (triton and compiler is not None)
 
 
 def graph_calls(monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:

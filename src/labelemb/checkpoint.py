@@ -104,7 +104,7 @@ def _checkpoints(folder: Path) -> list[Path]:
 def _without_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """`value` with each tensor moved to `tensors` and its name in its place; integer keys are marked as such."""
     if isinstance(value, Tensor):
-        tensors[name] = value.detach().cpu().contiguous().clone()  # safetensors refuses tensors that share memory
+        tensors[name] = value.detach().contiguous().cpu().clone()  # safetensors refuses tensors that share memory
         return _TENSOR + name
     if isinstance(value, Mapping):
         return {_key(key): _without_tensors(item, f"{name}/{key}", tensors) for key, item in value.items()}

@@ -8,6 +8,8 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from shutil import which
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -94,7 +96,7 @@ class Loop:
         self.last_save, self.save_seconds = time.monotonic(), 0.0
         if self.device.type == "cuda" and not task.varying_shapes:
             torch.backends.cudnn.benchmark = True  # the few shapes of convolutions are each tried once
-        if settings.compile or (settings.compile is None and self.device.type == "cuda"):
+        if settings.compile or (settings.compile is None and self.device.type == "cuda" and _can_compile()):
             _compile(task)
 
     @property
@@ -110,6 +112,8 @@ class Loop:
             self.batch += 1
             due = time.monotonic() - self.last_save > checkpoint_pause(self.save_seconds)
             if due or stop.signal_number is not None:
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize(self.device)  # steps still queued are training too
                 self.seconds = time.perf_counter() - start
                 self.save()
                 start = time.perf_counter() - self.seconds
@@ -128,11 +132,11 @@ class Loop:
                 group["lr"] = learning_rate * rate
         if self.soft_after:
             self.criterion.soft_weight = self.settings.loss.soft_weight if self.step >= self.soft_after else 0.0
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()  # before the forward pass, which then has their memory
         bfloat16 = self.settings.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16, cache_enabled=bfloat16):
             output: StepOutput = self.task.module(*batch)
-        for optimizer in self.optimizers:
-            optimizer.zero_grad()
         output.terms.total.backward()  # type: ignore[no-untyped-call]
         if self.settings.optimizer.clip is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.optimizer.clip)
@@ -202,6 +206,7 @@ class Loop:
         self.task.module.load_state_dict(state["module"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+            _lay_out_as_parameters(optimizer)
         torch.set_rng_state(state["random"]["cpu"])
         if self.device.type == "cuda" and "cuda" in state["random"]:
             torch.cuda.set_rng_state(state["random"]["cuda"], self.device)
@@ -220,6 +225,19 @@ def _compile(task: Task) -> None:
     # Left to itself, it would answer the short last batch of the first epoch with a graph for any size, and from then
     # on use that slower one for the full batches too.
     task.module.compile(dynamic=None if task.varying_shapes else False)
+
+
+def _lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Give the state the parameters' own memory layout: fused optimisers walk through both element by element."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter).copy_(value)
+
+
+def _can_compile() -> bool:
+    """Whether torch.compile can make programs for a GPU: it needs Triton, and a C compiler to call its kernels."""
+    return find_spec("triton") is not None and any(which(name) for name in ("cc", "gcc", "clang"))
 
 
 def checkpoint_pause(save_seconds: float) -> float:

@@ -16,8 +16,8 @@ from labelemb.run import RunFolder
 CPU = torch.device("cpu")
 
 
-def trained(folder: RunFolder) -> ClassifySettings:
-    settings = load_recipe("digits", ["epochs=2", "model.hidden=[16]"])
+def trained(folder: RunFolder, *overrides: str) -> ClassifySettings:
+    settings = load_recipe("digits", ["epochs=2", "model.hidden=[16]", *overrides])
     assert isinstance(settings, ClassifySettings)
     folder.path.mkdir(parents=True)
     task: Any = ClassifyTask(settings, load_images(settings.data), CPU, folder)
@@ -36,6 +36,23 @@ def test_file_holds_the_probabilities_whose_error_the_run_measured(tmp_path: Pat
         name = row.pop("predicted")
         assert sum(map(float, row.values())) == pytest.approx(1, abs=1e-4)
         assert float(row[name]) == max(map(float, row.values()))
+
+
+def test_a_run_in_bfloat16_predicts_in_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path / "run")
+    settings = trained(folder, "precision=bfloat16", "data.limit=20")
+    computed: list[torch.dtype] = []
+    linear = torch.nn.functional.linear
+
+    def watched(*arguments: Any) -> torch.Tensor:
+        result = linear(*arguments)
+        computed.append(result.dtype)
+        return result
+
+    monkeypatch.setattr(torch.nn.functional, "linear", watched)
+    message = predict_images(folder, settings, tmp_path / "predicted.csv", None, CPU)
+    assert message == f"test error {100 * folder.metrics[-1]['test_error']:.2f} % of 719 images"
+    assert set(computed) == {torch.bfloat16}
 
 
 def test_run_without_checkpoint_or_of_other_shape_is_refused(tmp_path: Path) -> None:

@@ -223,6 +223,12 @@ def test_a_batch_counts_its_errors_by_the_largest_logit(tmp_path: Path) -> None:
     assert task.module(inputs, as_distribution).num_errors.item() == expected
 
 
+def test_the_total_alone_is_differentiated(tmp_path: Path) -> None:
+    task = make_task(tmp_path)
+    terms = task.module(*next(task.batches(0, 0))).terms
+    assert [term.requires_grad for term in terms] == [False] * 5 + [True]
+
+
 def one_step(task: ClassifyTask, **compilation: Any) -> tuple[list[Tensor], list[Tensor]]:
     """The outputs and all gradients of the first batch."""
     task.module.train()

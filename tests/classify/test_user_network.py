@@ -10,10 +10,16 @@ from types import ModuleType
 
 import pytest
 import torch
+from tests.small_runs import write_image_cache
 from torch import Tensor, nn
 
+from labelemb.classify.data import load_images
 from labelemb.classify.models import Classifier
+from labelemb.classify.task import ClassifyTask
 from labelemb.classify.user_network import UserNetwork, load_network
+from labelemb.config import ClassifierSettings, ClassifySettings
+from labelemb.recipe import load_recipe
+from labelemb.run import RunFolder
 
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
 
@@ -187,3 +193,52 @@ def test_missing_timm_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ValueError, match="pip install timm"):
         load_network("timm:resnet18", CIFAR, 3)
+
+
+class Flattening(nn.Module):
+    """The tutorials' way from maps to a vector, which needs the channels outermost in memory."""
+
+    def __init__(self, flatten: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.fc, self.flatten = nn.Conv2d(3, 4, 3), nn.Linear(4 * 6 * 6, 3), flatten
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.flatten(self.conv(inputs)))
+        return logits
+
+
+class Volumes(nn.Module):
+    """Pictures as one slice of a volume."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv3d(1, 2, 3, padding=1), nn.Linear(2 * 3 * 8 * 8, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.conv(inputs[:, None]).flatten(1))
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        (Flattening(lambda maps: maps.flatten(1)), True),
+        (Flattening(lambda maps: maps.view(-1, 4 * 6 * 6)), False),
+        (Volumes(), False),
+    ],
+)
+def test_channels_go_innermost_only_where_the_network_can_take_them(
+    network: nn.Module, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert UserNetwork(network, (3, 8, 8), 3).takes_channels_last is expected
+    module = ModuleType("networks_of_mine")
+    module.__dict__["mine"] = lambda num_classes: network
+    monkeypatch.setitem(sys.modules, "networks_of_mine", module)
+    path = write_image_cache(tmp_path / "images.safetensors", shape=(3, 8, 8), num_train=2)
+    settings = load_recipe("cifar10", ["precision=bfloat16", "data.source=pictures"], {"data.path": path})
+    settings = settings.model_copy(update={"model": ClassifierSettings(name="networks_of_mine:mine")})
+    assert isinstance(settings, ClassifySettings)
+    task = ClassifyTask(settings, load_images(settings.data), torch.device("cpu"), RunFolder(tmp_path / "run"))
+    inputs, target = next(task.batches(0, 0))
+    assert inputs.is_contiguous(memory_format=torch.channels_last) is expected
+    task.module(inputs, target).terms.total.backward()

@@ -21,10 +21,12 @@ class Classifier(nn.Module, ABC):
     Attributes:
         num_features: D, the width of the features.
         head: the linear layer (D inputs, C outputs).
+        takes_channels_last: whether images may lie in memory with the channels innermost.
     """
 
     num_features: int
     head: nn.Linear
+    takes_channels_last: bool = True
 
     @abstractmethod
     def features(self, inputs: Tensor) -> Tensor:

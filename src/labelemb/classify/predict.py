@@ -13,10 +13,7 @@ from labelemb.config import ClassifySettings, InputError
 from labelemb.files import write_atomically
 from labelemb.run import RunFolder
 
-_BATCH_SIZE = 1000
 
-
-@torch.no_grad()
 def predict_images(
     folder: RunFolder, settings: ClassifySettings, output: Path, data_path: Path | None, device: torch.device
 ) -> str:
@@ -49,9 +46,7 @@ def predict_images(
     table, num_errors = io.StringIO(), 0
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["predicted", *data.label_names])
-    parts = zip(torch.split(task.test.images, _BATCH_SIZE), torch.split(task.test.labels, _BATCH_SIZE), strict=True)
-    for images, labels in parts:
-        logits, _ = task.module.network(task.inputs.plain(images))  # (B, C)
+    for logits, labels in task.predict(task.test):
         predicted = logits.argmax(dim=1)
         num_errors += int((predicted != labels).sum())
         for index, row in zip(predicted.tolist(), logits.float().softmax(dim=1).tolist(), strict=True):

@@ -19,6 +19,7 @@ from labelemb.modes import Criterion, OnlineLabelSmoothing, make_criterion
 from labelemb.run import RunFolder
 from labelemb.seeds import derived_seed
 from labelemb.table import LabelTable
+from labelemb.terms import LossTerms
 
 _EVALUATION_BATCH = 1000
 _EXAMPLES_PER_LABEL = 4
@@ -37,7 +38,9 @@ class ClassifyModule(nn.Module):
         logits, features = self.network(inputs)
         labels = target.argmax(dim=1) if target.is_floating_point() else target
         num_errors = (logits.detach().argmax(dim=1) != labels).sum()
-        return StepOutput(self.criterion.terms(logits, target, features), len(target), num_errors)
+        terms = self.criterion.terms(logits, target, features)
+        recorded = (term.detach() for term in terms[:-1])  # a compiler would carry gradients of zero through them
+        return StepOutput(LossTerms._make([*recorded, terms.total]), len(target), num_errors)
 
 
 class ClassifyTask:
@@ -60,10 +63,11 @@ class ClassifyTask:
         self.label_names = data.label_names
         self.train, self.test = data.train.to(device), data.test.to(device)
         self.validation = data.validation.to(device) if data.validation is not None else None
-        # Channels innermost is what fast convolutions want: always on a GPU, on a CPU those in bfloat16 (measured).
-        channels_last = device.type == "cuda" or settings.precision == "bfloat16"
-        self.inputs = InputPipeline(settings.augment, data, device, channels_last)
         self.module = _make_module(settings, data).to(device)
+        # Channels innermost is what fast convolutions want: always on a GPU, on a CPU those in bfloat16 (measured).
+        wanted = device.type == "cuda" or settings.precision == "bfloat16"
+        channels_last = wanted and self.module.network.takes_channels_last
+        self.inputs = InputPipeline(settings.augment, data, device, channels_last)
         if channels_last:
             self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.num_batches = -(-len(self.train) // settings.batch_size)  # the last short batch is kept
@@ -105,13 +109,18 @@ class ClassifyTask:
             self._write_examples()
 
     @torch.no_grad()
-    def _evaluate(self, split: Split) -> ClassificationMetrics:
-        metrics = ClassificationMetrics(len(self.label_names), self.device)
+    def predict(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits (B, C) and labels (B,) of a split, batch by batch, as the network in evaluation mode gives them."""
         for start in range(0, len(split), _EVALUATION_BATCH):
             part = slice(start, start + _EVALUATION_BATCH)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
                 logits, _ = self.module.network(self.inputs.plain(split.images[part]))
-            metrics.update(logits, split.labels[part])
+            yield logits, split.labels[part]
+
+    def _evaluate(self, split: Split) -> ClassificationMetrics:
+        metrics = ClassificationMetrics(len(self.label_names), self.device)
+        for logits, labels in self.predict(split):
+            metrics.update(logits, labels)
         return metrics
 
     def _write_examples(self) -> None:

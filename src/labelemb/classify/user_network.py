@@ -43,7 +43,11 @@ class UserNetwork(Classifier):
         self.num_features = heads[-1].in_features
         self._caught: Tensor | None = None
         heads[-1].register_forward_pre_hook(self._catch)
+        training = self.training
+        self.eval()
         self._check(input_shape, num_classes)
+        self.takes_channels_last = self._try_channels_last(input_shape)
+        self.train(training)
 
     def features(self, inputs: Tensor) -> Tensor:
         """What the last linear layer receives, (N, D), for N inputs."""
@@ -61,14 +65,10 @@ class UserNetwork(Classifier):
 
     @torch.no_grad()
     def _check(self, input_shape: Sequence[int], num_classes: int) -> None:
-        training = self.training
-        parameter = self.head.weight
-        inputs = torch.zeros(2, *input_shape, dtype=parameter.dtype, device=parameter.device)
         try:
-            logits, features = self.eval()(inputs)
+            logits, features = self(self._zeros(input_shape))
         except Exception as error:  # a stranger's code may raise anything
             raise ValueError(f"fails on two inputs of shape {tuple(input_shape)}: {_one_line(error)}") from error
-        self.train(training)
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         if got != (2, num_classes) or features.ndim != 2:
             raise ValueError(
@@ -78,6 +78,21 @@ class UserNetwork(Classifier):
             raise ValueError(
                 "expected the output of the last nn.Linear as it is: remove what follows, such as a softmax"
             )
+
+    @torch.no_grad()
+    def _try_channels_last(self, input_shape: Sequence[int]) -> bool:
+        """A flattening by `view` fails on such images, and weights of three spatial dimensions have no such layout."""
+        if len(input_shape) != 3 or any(parameter.ndim == 5 for parameter in self.parameters()):
+            return False
+        try:
+            self(self._zeros(input_shape).contiguous(memory_format=torch.channels_last))
+        except RuntimeError:
+            return False
+        return True
+
+    def _zeros(self, input_shape: Sequence[int]) -> Tensor:
+        parameter = self.head.weight
+        return torch.zeros(2, *input_shape, dtype=parameter.dtype, device=parameter.device)
 
 
 def load_network(spec: str, input_shape: Sequence[int], num_classes: int) -> Classifier:
