@@ -61,16 +61,15 @@ def test_interval_holds_the_true_difference_in_95_of_100_experiments() -> None:
 
 def test_arrival_is_that_of_the_mean_and_not_of_a_single_run() -> None:
     runs = [{1: 0.5, 2: 0.1, 3: 0.1}, {1: 0.5, 2: 0.5, 3: 0.3}]  # means 0.5, 0.3, 0.2
-    seconds = [{1: 9.0, 2: 1.0, 3: 1.0}, {1: 5.0, 2: 1.0, 3: 3.0}]  # means 7, 1, 2
-    assert stats.first_arrival(runs, seconds, 0.25) == (3, 10.0)
-    assert stats.first_arrival(runs, seconds, 0.3) == (2, 8.0)
-    assert stats.first_arrival(runs, seconds, 0.01) is None
+    assert stats.first_arrival(runs, 0.25) == 3
+    assert stats.first_arrival(runs, 0.3) == 2
+    assert stats.first_arrival(runs, 0.01) is None
 
 
 def test_arrival_of_a_score_is_from_below() -> None:
-    runs, seconds = [{1: 10.0, 2: 20.0, 3: 30.0}], [dict.fromkeys((1, 2, 3), 1.0)]
-    assert stats.first_arrival(runs, seconds, 20.0, higher_is_better=True) == (2, 2.0)
-    assert stats.first_arrival(runs, seconds, 31.0, higher_is_better=True) is None
+    runs = [{1: 10.0, 2: 20.0, 3: 30.0}]
+    assert stats.first_arrival(runs, 20.0, higher_is_better=True) == 2
+    assert stats.first_arrival(runs, 31.0, higher_is_better=True) is None
 
 
 def test_mean_curve_keeps_the_epochs_that_every_run_has() -> None:

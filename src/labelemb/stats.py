@@ -17,13 +17,6 @@ class Difference(NamedTuple):
     num_pairs: int
 
 
-class Arrival(NamedTuple):
-    """When a mean curve first reaches a target: the epoch, and the training seconds up to its end."""
-
-    epoch: int
-    seconds: float
-
-
 def mean(values: Sequence[float]) -> float | None:
     """The mean of `values`; None for no values."""
     return fmean(values) if values else None
@@ -65,21 +58,17 @@ def mean_curve(curves: Sequence[Curve]) -> dict[int, float]:
     return {epoch: fmean([curve[epoch] for curve in curves]) for epoch in sorted(epochs)}
 
 
-def first_arrival(
-    curves: Sequence[Curve], seconds: Sequence[Curve], target: float, *, higher_is_better: bool = False
-) -> Arrival | None:
+def first_arrival(curves: Sequence[Curve], target: float, *, higher_is_better: bool = False) -> int | None:
     """The first epoch at which the mean over runs is at or below `target` (at or above where higher is better).
 
     Args:
         curves: one for each run, epoch -> value.
-        seconds: one for each run, epoch -> training seconds of that epoch alone.
         target: the baseline's mean final value.
 
     Returns:
-        The epoch and the mean seconds from the start to its end, or None if the mean never gets there.
+        The epoch, or None if the mean never gets there.
     """
-    spent = mean_curve(seconds)
     for epoch, value in mean_curve(curves).items():
         if value >= target if higher_is_better else value <= target:
-            return Arrival(epoch, math.fsum(cost for at, cost in spent.items() if at <= epoch))
+            return epoch
     return None

@@ -120,13 +120,12 @@ class Results:
             return stats.mean([max(curve.values()) for curve in curves if curve])
         return stats.mean(list(self.finals("baseline").values()))
 
-    def arrival(self, mode: str) -> stats.Arrival | None:
-        """When the mean over the mode's runs first is as good as the baseline."""
+    def arrival(self, mode: str) -> int | None:
+        """The epoch at which the mean over the mode's runs first is as good as the baseline."""
         if self.target is None:
             return None
-        runs = self.modes[mode]
-        curves, seconds = [run.curve(self.metric.curve) for run in runs], [run.curve("seconds") for run in runs]
-        return stats.first_arrival(curves, seconds, self.target, higher_is_better=self.metric.higher_is_better)
+        curves = [run.curve(self.metric.curve) for run in self.modes[mode]]
+        return stats.first_arrival(curves, self.target, higher_is_better=self.metric.higher_is_better)
 
 
 def read_results(folders: Sequence[Path]) -> Results:

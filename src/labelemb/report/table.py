@@ -135,10 +135,14 @@ def _measures(results: Results) -> list[tuple[str, dict[str, str]]]:
 
 
 def _arrivals(results: Results) -> list[tuple[str, dict[str, str]]]:
-    arrivals = {mode: arrival for mode in results.modes if (arrival := results.arrival(mode)) is not None}
+    arrivals = {mode: epoch for mode in results.modes if (epoch := results.arrival(mode)) is not None}
+    seconds = {mode: seconds_per_epoch(results.modes[mode]) for mode in arrivals}
     return [
-        ("epochs to baseline", {mode: str(arrival.epoch) for mode, arrival in arrivals.items()}),
-        ("seconds to baseline", {mode: _number(arrival.seconds) for mode, arrival in arrivals.items()}),
+        ("epochs to baseline", {mode: str(epoch) for mode, epoch in arrivals.items()}),
+        (
+            "seconds to baseline",
+            {mode: _number(epoch * each) for mode, epoch in arrivals.items() if (each := seconds[mode]) is not None},
+        ),
     ]
 
 
@@ -175,7 +179,7 @@ def _notes(results: Results) -> list[str]:
         unit = "" if metric.higher_is_better else " %"
         notes.append(
             f"To baseline: first epoch at which the mean over runs is as good as the baseline's mean {what} "
-            f"({target}{unit}), and the training seconds up to its end."
+            f"({target}{unit}), and that many times the seconds an epoch."
         )
     notes += sorted(
         {f"Signature: {run.evaluation['signature']}" for run in results.all_runs if run.evaluation.get("signature")}
