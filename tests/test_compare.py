@@ -112,6 +112,8 @@ def test_a_finished_run_is_shown_as_asked_now(tmp_path: Path) -> None:
     now = RunFolder(folder.path).config
     assert now["report"]["labels"] == ["3", "4"]
     assert {**now, "report": None} == {**before, "report": None}
+    execute_all([small_job(tmp_path, "report.labels=[5]")], 1, silent)
+    assert RunFolder(folder.path).config["report"]["labels"] == ["5"]
 
 
 def test_a_run_that_another_process_works_on_is_left_to_it(tmp_path: Path) -> None:

@@ -94,9 +94,7 @@ def check_same_run(folder: RunFolder, settings: Settings) -> None:
 def execute(job: Job, report: Callable[[int, int, str], None] = lambda done, planned, message: None) -> None:
     """Do one run, from its last checkpoint where it has one. A finished run is left as it is, but for what to show."""
     if job.folder.is_finished:
-        asked = plain(job.settings)["report"]
-        if job.folder.config["report"] != asked:
-            job.folder.write_config(job.folder.config | {"report": asked})
+        _show_as_asked(job)
         return
     from labelemb.device import choose_device, describe_environment, now
     from labelemb.engine import planned_soft_after, train
@@ -113,6 +111,13 @@ def execute(job: Job, report: Callable[[int, int, str], None] = lambda done, pla
         job.folder.write_environment(environment)
         train(task, job.settings, job.folder, report)
         job.folder.write_environment(environment | {"end": now()})
+
+
+def _show_as_asked(job: Job) -> None:
+    """Let a finished run say what is to be shown of it, as asked now: that is no part of what was done."""
+    asked = plain(job.settings)["report"]
+    if job.folder.config.get("report") != asked:
+        job.folder.write_config(job.folder.config | {"report": asked})
 
 
 def _make_task(job: Job, device: Any) -> Any:
@@ -135,7 +140,12 @@ def execute_all(jobs: list[Job], num_workers: int, report: Callable[[Standing], 
     """
     context = get_context("spawn")  # a fork would copy the threads' locks of torch
     todo, failures = context.Queue(), context.SimpleQueue()
-    unfinished = [job for job in jobs if not job.folder.is_finished]
+    unfinished = []
+    for job in jobs:
+        if job.folder.is_finished:
+            _show_as_asked(job)
+        else:
+            unfinished.append(job)
     num_workers = min(num_workers, len(unfinished))
     for item in [*unfinished, *[None] * num_workers]:
         todo.put(item)
