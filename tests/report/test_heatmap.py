@@ -1,8 +1,11 @@
+import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from labelemb.report.figure import render
 from labelemb.report.heatmap import draw_heatmap, heatmap_labels
@@ -69,6 +72,23 @@ def test_cells_are_the_mean_over_runs_in_grey_from_white_zero_to_black_one(make_
     assert "Mean over 3 runs of emb, rows aligned by label;" in caption
     assert f"a standard deviation of at most {spread:.2f}." in caption
     assert "3 of 10 labels are shown" in caption
+
+
+@pytest.mark.parametrize(("largest", "black"), [(0.26, 1), (0.25, 0.25), (0.12, 0.25), (0.09, 0.1), (0.03, 0.05)])
+def test_small_shares_have_a_scale_on_which_they_can_be_seen(
+    make_run: MakeRun, tmp_path: Path, largest: float, black: float
+) -> None:
+    names = [f"n{i}" for i in range(40)]
+    run = make_run("emb", 0, label_names=names)
+    weight = np.full((40, 40), math.log((1 - largest) / 39), dtype=np.float64)
+    np.fill_diagonal(weight, math.log(largest * 0.9999))
+    metadata = {"format": "labelemb.table", "version": "1", "label_names": json.dumps(names)}
+    save_file({"weight": weight}, run.table, metadata=metadata)
+    figure, caption = draw_heatmap(tables(tmp_path), [1, 2, 3])
+    axes, bar = figure.axes
+    assert axes.collections[0].get_clim() == (0, black)
+    assert bar.get_ylim() == (0, black)
+    assert (f"black is {black:g}" in caption) is (black != 1)
 
 
 def test_a_single_run_is_named_by_its_seed(make_run: MakeRun, tmp_path: Path) -> None:

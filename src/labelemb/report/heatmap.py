@@ -12,6 +12,7 @@ MAX_LABELS = 30
 NUM_STRONGEST = 15
 MAX_NUMBERED = 12  # above it the numbers in the cells are too small to print
 MAX_NAME = 24
+SMALL_SHARE = 0.25  # where no cell is larger, on a scale to 1 there would be nothing to see
 
 
 def heatmap_labels(tables: LabelTables, labels: Sequence[str] | None) -> list[int]:
@@ -43,7 +44,10 @@ def _figure(values: Array, names: Sequence[str]) -> Figure:
         figure = Figure(figsize=(max(2.4, cell * count) + margin + 0.7, max(2.2, cell * count) + margin))
         axes = figure.add_subplot()
         edges = np.arange(count + 1) - 0.5
-        mesh = axes.pcolormesh(edges, edges, values, cmap="Greys", vmin=0, vmax=1, edgecolors="#E4E4E4", linewidth=0.3)
+        black = _black(values)
+        mesh = axes.pcolormesh(
+            edges, edges, values, cmap="Greys", vmin=0, vmax=black, edgecolors="#E4E4E4", linewidth=0.3
+        )
         axes.set_aspect("equal")
         axes.invert_yaxis()
         axes.set_xticks(range(count), names, rotation=90 if max(map(len, names)) > 2 else 0)
@@ -53,11 +57,11 @@ def _figure(values: Array, names: Sequence[str]) -> Figure:
             spine.set_visible(True)
         axes.set_xlabel("share of the soft label")
         axes.set_ylabel("label")
-        bar = figure.colorbar(mesh, ax=axes, ticks=[0, 0.2, 0.4, 0.6, 0.8, 1], fraction=0.05, pad=0.03)
+        bar = figure.colorbar(mesh, ax=axes, ticks=np.linspace(0, black, 6), fraction=0.05, pad=0.03)
         bar.ax.tick_params(length=2)
         if count <= MAX_NUMBERED:
             for (row, column), value in np.ndenumerate(values):
-                shade = "white" if value > 0.5 else "#303030" if value >= 0.005 else "#A0A0A0"
+                shade = "white" if value > black / 2 else "#303030" if value >= 0.005 else "#A0A0A0"
                 axes.text(
                     column, row, f"{value:.2f}".removeprefix("0"), ha="center", va="center", fontsize=7, color=shade
                 )
@@ -80,7 +84,17 @@ def _caption(tables: LabelTables, labels: Sequence[int], cells: Array) -> str:
             f" {len(labels)} of {tables.num_labels:,} labels are shown, "
             "so rows need not sum to 1; values outside the picture are left out."
         )
-    return caption
+    black = _black(cells.mean(axis=0))
+    return caption if black == 1 else f"{caption} The shares are small: black is {black:g}, not 1."
+
+
+def _black(values: Array) -> float:
+    """The value drawn black: 1, or for small shares the next of 0.25, 0.1, 0.05, 0.025 and so on."""
+    largest = float(values.max())
+    if largest > SMALL_SHARE:
+        return 1.0
+    steps = [step * 10.0**power for power in range(-9, 0) for step in (1, 2.5, 5)]
+    return min(step for step in steps if step >= largest)
 
 
 def _short(name: str) -> str:
