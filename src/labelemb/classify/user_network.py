@@ -23,7 +23,7 @@ class UserNetwork(Classifier):
 
     Args:
         network: maps inputs to logits (N, C), the output of its last `nn.Linear` with C outputs.
-        input_shape: shape of one input; the network sees two such inputs, all zero, once.
+        input_shape: shape of one input; the network is tried on two such inputs, all zero.
         num_classes: C.
 
     Raises:
