@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 import torch
 from tests.small_runs import SMALL, bits, small_job, small_run, small_settings, what_was_learned
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from labelemb import cli, engine
 from labelemb.checkpoint import load_newest, save_checkpoint
@@ -176,6 +178,41 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(tmp_path: Path) -> 
     assert not folder.is_finished
     assert cli._run(command(tmp_path / "killed", epochs, "--resume")) == 0
     assert what_was_learned(folder) == what_was_learned(small_run(tmp_path / "whole", epochs)), delay
+
+
+READS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal"}
+
+
+class HostReads(TorchDispatchMode):
+    """Notes which functions of labelemb read a value out of a tensor: on a GPU they would wait for it."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.functions: set[str] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function._schema.name in {
+            "aten::_local_scalar_dense",
+            "aten::nonzero",
+            "aten::masked_select",
+            "aten::equal",
+        }:
+            frames = [frame for frame in traceback.extract_stack() if "labelemb" in Path(frame.filename).parts]
+            self.functions.add(f"{Path(frames[-1].filename).stem}.{frames[-1].name}")
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode not in TABLE_MODES])
+@pytest.mark.parametrize("option", ["precision=bfloat16", "optimizer.clip=1", "augment.mixup=1", "augment.cutmix=1"])
+def test_an_epoch_s_steps_read_nothing_back(tmp_path: Path, mode: str, option: str) -> None:
+    loop = make_loop(tmp_path, "augment.crop=1", "augment.flip=true", option, mode=mode)
+    with HostReads() as reads:
+        for batch in loop.task.batches(0, 0):
+            loop.take_step(batch)
+    # The range of labels is checked on the CPU alone, the draws are a CPU generator's, and whether parameters move is
+    # looked at once in a hundred calls.
+    allowed = {"terms._check_range", "augment._draw_weight", "augment._draw_interval", "forgotten.<genexpr>"}
+    assert set() < reads.functions <= allowed
 
 
 def test_large_checkpoints_take_a_twentieth_of_the_time_at_most() -> None:
