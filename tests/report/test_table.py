@@ -75,6 +75,13 @@ def test_higher_error_is_a_negative_reduction(make_run: MakeRun, tmp_path: Path)
     assert row["epochs to baseline"] == NOTHING
 
 
+def test_equal_errors_are_no_negative_reduction(make_run: MakeRun, tmp_path: Path) -> None:
+    for mode in ("baseline", "emb"):
+        flat(make_run(mode, 0), [0.02])
+    row = cells(tmp_path)["emb"]
+    assert (row["reduction"], row["reduction %"]) == ("0.00", "0.0")
+
+
 def test_reduction_compares_only_the_seeds_that_both_have_and_says_so(make_run: MakeRun, tmp_path: Path) -> None:
     flat(make_run("baseline", 0), [0.04])
     flat(make_run("baseline", 1), [0.90])

@@ -101,11 +101,11 @@ def _gain(results: Results, mode: str) -> list[str]:
     shared = results.finals(mode).keys() & results.finals("baseline").keys()
     baseline = stats.mean([results.finals("baseline")[seed] for seed in shared])
     points = sign * difference.mean
-    relative = f"{100 * points / (results.metric.scale * baseline):.1f}" if baseline else NOTHING
+    relative = f"{100 * points / (results.metric.scale * baseline):z.1f}" if baseline else NOTHING
     if difference.low is None or difference.high is None:
-        return [f"{points:.2f}", relative, NOTHING]
+        return [f"{points:z.2f}", relative, NOTHING]
     low, high = sorted((sign * difference.low, sign * difference.high))
-    return [f"{points:.2f}", relative, f"{low:.2f} to {high:.2f}"]
+    return [f"{points:z.2f}", relative, f"{low:z.2f} to {high:z.2f}"]
 
 
 def _measures(results: Results) -> list[tuple[str, dict[str, str]]]:
