@@ -148,7 +148,9 @@ def straightforward_seconds(steps: Steps, num_rounds: int) -> tuple[list[float],
     ours, theirs = [], []
     for _ in range(num_rounds):
         ours.append(steps.seconds_per_step(LOOP_BATCHES - LOOP_WARM))
+        as_set, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False  # most tutorials leave it so
         theirs.append(plain.seconds_per_step(LOOP_WARM))
+        torch.backends.cudnn.benchmark = as_set
     return ours, theirs
 
 

@@ -121,9 +121,31 @@ def test_a_run_that_another_process_works_on_is_left_to_it(tmp_path: Path) -> No
     with job.folder.held():
         with pytest.raises(ValueError, match="another process is at work on this run"):
             execute(job)
-        assert not list(job.folder.path.iterdir())
+        assert not job.folder.exists
     execute(job)
     assert job.folder.is_finished
+
+
+def test_a_run_that_another_process_ends_meanwhile_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_task = compare._make_task
+    other = small_job(tmp_path)
+
+    def slowly(job: Job, device: Any) -> Any:
+        with monkeypatch.context() as undone:
+            undone.setattr(compare, "_make_task", make_task)
+            execute(other)
+        return make_task(job, device)
+
+    monkeypatch.setattr(compare, "_make_task", slowly)
+    execute(small_job(tmp_path))
+    assert "resumed" not in other.folder.environment
+    other = small_job(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"was run with loss\.temperature=2\.0, not loss\.temperature=7"):
+        execute(Job(small_settings("loss.temperature=7"), RunFolder(other.folder.path)))
+    assert RunFolder(other.folder.path).config["loss"]["temperature"] == 2
+    assert other.folder.is_finished
 
 
 def test_standing_counts_epochs_of_all_runs(tmp_path: Path) -> None:
@@ -318,6 +340,6 @@ def test_a_stopped_worker_fails_nothing(tmp_path: Path, monkeypatch: pytest.Monk
 def test_checkpoints_of_unknown_settings_are_refused(tmp_path: Path) -> None:
     settings = small_settings()
     folder = small_job(tmp_path).folder
-    folder.checkpoints.mkdir(parents=True)
+    (folder.checkpoints / "step-00000004").mkdir(parents=True)
     with pytest.raises(InputError, match=r"holds checkpoints but no config\.yaml"):
         plan(settings, tmp_path, resume=True)

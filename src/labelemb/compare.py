@@ -51,7 +51,7 @@ def plan(settings: Settings, output: Path, *, resume: bool, download: bool = Fal
         if not resume:
             state = "a finished" if folder.is_finished else "an unfinished"
             raise InputError(f"{folder.path} holds {state} run: pass --resume to go on with it, or another --output")
-    elif folder.checkpoints.exists():
+    elif any(folder.checkpoints.glob("step-*")):
         raise InputError(f"{folder.path} holds checkpoints but no config.yaml: remove it, or choose another --output")
     return Job(settings, folder, download)
 
@@ -103,6 +103,10 @@ def execute(job: Job, report: Callable[[int, int, str], None] = lambda done, pla
     task = _make_task(job, device)
     planned_soft_after(job.settings, task.num_batches)  # refused before there is a folder of these settings
     with job.folder.held():
+        if RunFolder(job.folder.path).exists:  # perhaps by now, while the data were read
+            check_same_run(RunFolder(job.folder.path), job.settings)
+        if job.folder.is_finished:
+            return
         environment = describe_environment(device)
         before = job.folder.environment  # of an unfinished run, which is resumed
         if before:

@@ -98,7 +98,7 @@ class ImageDataSettings(_Settings):
 class ClassifierSettings(_Settings):
     name: str = Field("mlp", description="mlp, mnist-cnn, resnet8, resnet18, or module:function, timm:NAME (--model)")
     hidden: tuple[Count, ...] | None = Field(None, description="mlp: units of the hidden layers")
-    width: Count | None = Field(None, description="resnet18: channels of the stem")
+    width: Count | None = Field(None, description="resnet8, resnet18: channels of the stem")
 
 
 class AugmentSettings(_Settings):

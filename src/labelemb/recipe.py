@@ -15,7 +15,7 @@ from labelemb.config import TABLE_MODES, ClassifySettings, InputError, Settings,
 _TASKS: dict[str, type[ClassifySettings] | type[TextSettings]] = {"classify": ClassifySettings, "text": TextSettings}
 
 # Settings that say which of the recipe's runs it is, and on what.
-_WHICH_RUN = {"recipe", "mode", "seed", "precision", "compile", "data.path", "loss.table"}
+_WHICH_RUN = {"recipe", "mode", "seed", "precision", "compile", "data.path", "data.image", "data.label", "loss.table"}
 
 
 def recipe_names() -> list[str]:
@@ -35,20 +35,31 @@ def load_recipe(recipe: str, overrides: Sequence[str] = (), options: Mapping[str
     Raises:
         InputError: there is no such recipe, or a setting is unknown, of the wrong type or out of range: one line each.
     """
-    written = _read_recipe(recipe)
-    written.setdefault("recipe", Path(recipe).stem)
-    values = dict(written)
     given = [(key, value) for key, value in (options or {}).items() if value is not None]
-    for key, value in [*_pairs(overrides), *given]:
+    pairs = [*_pairs(overrides), *given]
+    settings = _settings_with(recipe, pairs)
+    if settings.report.paper is None or any(key.split(".")[:2] == ["report", "paper"] for key, _ in pairs):
+        return settings
+    if _are_those_of_the_paper(settings, recipe, pairs):
+        return settings
+    return settings.model_copy(update={"report": settings.report.model_copy(update={"paper": None})})
+
+
+def _settings_with(recipe: str, pairs: Sequence[tuple[str, Any]]) -> Settings:
+    values = _read_recipe(recipe)
+    values.setdefault("recipe", Path(recipe).stem)
+    for key, value in pairs:
         _assign(values, key, value)
-    settings = parse_settings(values, origin=recipe)
-    if settings.report.paper is not None:
-        published = parse_settings(written, origin=recipe)
-        changed = {key for key, _, _ in differences(plain(settings), plain(published))} - _WHICH_RUN
-        if changed and settings.report.paper == published.report.paper:  # the paper's figures are of other settings
-            report = settings.report.model_copy(update={"paper": None})
-            return settings.model_copy(update={"report": report})
-    return settings
+    return parse_settings(values, origin=recipe)
+
+
+def _are_those_of_the_paper(settings: Settings, recipe: str, pairs: Sequence[tuple[str, Any]]) -> bool:
+    """Whether the settings are the recipe's own: only then do the paper's figures belong beside the results."""
+    try:
+        published = _settings_with(recipe, [(key, value) for key, value in pairs if key in _WHICH_RUN])
+    except InputError:  # the recipe alone is none
+        return False
+    return not any(differences(plain(settings), plain(published)))
 
 
 def parse_settings(values: Mapping[str, Any], origin: str) -> Settings:

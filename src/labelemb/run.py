@@ -10,6 +10,7 @@ RECIPE/MODE/seed-07/
   examples/, predictions.txt   what the page shows
 """
 
+import errno
 import json
 import math
 import os
@@ -87,15 +88,16 @@ class RunFolder:
         """
         import fcntl  # not on Windows, where reading run folders works all the same
 
-        self.path.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.path, os.O_RDONLY)
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.checkpoints / ".lock", os.O_RDWR | os.O_CREAT)
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ValueError(f"{self.path}: another process is at work on this run") from None
-            except OSError:
-                pass  # a file system without locks
+            except OSError as error:
+                if error.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS):
+                    raise  # else a file system without locks
             yield
         finally:
             os.close(handle)  # which ends the lock, as does the end of the process

@@ -21,7 +21,7 @@ from labelemb.config import ClassifierSettings, ClassifySettings
 from labelemb.recipe import load_recipe
 from labelemb.run import RunFolder
 
-MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
+CIFAR = (3, 32, 32)
 
 
 class Plain(nn.Module):
@@ -219,12 +219,31 @@ class Volumes(nn.Module):
         return logits
 
 
+class Positioned(nn.Module):
+    """A weight of four dimensions, taken as a vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.position, self.fc = nn.Parameter(torch.zeros(1, 3, 8, 8)), nn.Linear(3 * 8 * 8, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.fc(inputs.flatten(1) + self.position.view(1, -1))
+        return logits
+
+
+def strictly_flat(maps: Tensor) -> Tensor:
+    assert maps.is_contiguous()
+    return maps.flatten(1)
+
+
 @pytest.mark.parametrize(
     ("network", "expected"),
     [
         (Flattening(lambda maps: maps.flatten(1)), True),
         (Flattening(lambda maps: maps.view(-1, 4 * 6 * 6)), False),
+        (Flattening(strictly_flat), False),
         (Volumes(), False),
+        (Positioned(), False),
     ],
 )
 def test_channels_go_innermost_only_where_the_network_can_take_them(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 import os
@@ -81,12 +82,13 @@ class UserNetwork(Classifier):
 
     @torch.no_grad()
     def _try_channels_last(self, input_shape: Sequence[int]) -> bool:
-        """A flattening by `view` fails on such images, and weights of three spatial dimensions have no such layout."""
-        if len(input_shape) != 3 or any(parameter.ndim == 5 for parameter in self.parameters()):
+        """Not every network can: a flattening by `view` fails, and tensors of five dimensions have no such layout."""
+        if len(input_shape) != 3:
             return False
         try:
-            self(self._zeros(input_shape).contiguous(memory_format=torch.channels_last))
-        except RuntimeError:
+            network = copy.deepcopy(self).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network(self._zeros(input_shape).contiguous(memory_format=torch.channels_last))
+        except Exception:  # a stranger's code may raise anything
             return False
         return True
 
