@@ -24,8 +24,8 @@ from benchmarks.stepwise_text import direct_baseline, direct_label_embedding, ob
 from torch import Tensor
 
 from labelemb.config import InputError, TextSettings
-from labelemb.engine import make_optimizers
 from labelemb.loss import LabelEmbeddingLoss
+from labelemb.optimizers import make_optimizers
 from labelemb.recipe import load_recipe, parse_settings
 from labelemb.run import RunFolder
 from labelemb.text.beam import beam_search

@@ -25,7 +25,8 @@ from labelemb.classify.data import load_images
 from labelemb.classify.task import ClassifyTask
 from labelemb.compare import execute
 from labelemb.config import MODES, TABLE_MODES, InputError, ScheduleSettings
-from labelemb.engine import Loop, checkpoint_pause, learning_rate_factor, make_optimizers, planned_soft_after
+from labelemb.engine import Loop, checkpoint_pause, planned_soft_after
+from labelemb.optimizers import learning_rate_factor, make_optimizers
 from labelemb.run import RunFolder
 from labelemb.stopping import Stopped, StopSignals
 

@@ -28,7 +28,7 @@ METHOD = {
     "terms",
 }
 LEAVES = {"config", "recipe", "run", "seeds", "stats", "stopping"}  # without torch
-TORCH_LEAVES = {"checkpoint", "device", "metrics"}
+TORCH_LEAVES = {"checkpoint", "device", "metrics", "optimizers"}
 HEAVY = {"datasets", "matplotlib", "numpy", "scipy", "sklearn", "tokenizers", "sacrebleu", "rouge_score", "PIL"}
 
 # What each room may import from the others; a name stands for a module or a folder.

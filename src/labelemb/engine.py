@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from labelemb.checkpoint import load_newest, save_checkpoint
-from labelemb.config import LABEL_EMBEDDING_MODES, TABLE_MODES, InputError, RunSettings, ScheduleSettings
+from labelemb.config import LABEL_EMBEDDING_MODES, TABLE_MODES, InputError, RunSettings
+from labelemb.optimizers import lay_out_as_parameters, learning_rate_factor, make_optimizers
 from labelemb.run import RunFolder
 from labelemb.stopping import Stopped, StopSignals
 from labelemb.terms import LossTerms
@@ -206,7 +207,7 @@ class Loop:
         self.task.module.load_state_dict(state["module"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-            _lay_out_as_parameters(optimizer)
+            lay_out_as_parameters(optimizer)
         torch.set_rng_state(state["random"]["cpu"])
         if self.device.type == "cuda" and "cuda" in state["random"]:
             torch.cuda.set_rng_state(state["random"]["cuda"], self.device)
@@ -227,14 +228,6 @@ def _compile(task: Task) -> None:
     task.module.compile(dynamic=None if task.varying_shapes else False)
 
 
-def _lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:
-    """Give the state the parameters' own memory layout: fused optimisers walk through both element by element."""
-    for parameter, state in optimizer.state.items():
-        for name, value in state.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
-                state[name] = torch.empty_like(parameter).copy_(value)
-
-
 def _can_compile() -> bool:
     """Whether torch.compile can make programs for a GPU: it needs Triton, and a C compiler to call its kernels."""
     return find_spec("triton") is not None and any(which(name) for name in ("cc", "gcc", "clang"))
@@ -246,41 +239,6 @@ def checkpoint_pause(save_seconds: float) -> float:
     A run that is killed loses half a minute, or, where checkpoints are large, twenty times what writing one takes.
     """
     return max(30.0, 20 * save_seconds)
-
-
-def make_optimizers(module: nn.Module, settings: RunSettings) -> list[torch.optim.Optimizer]:
-    """One optimiser for the network, as the recipe says, and Adam without weight decay for the criterion.
-
-    One optimiser for both would, as SGD, teach the auxiliary head far too fast and let the label table decay.
-    """
-    chosen = settings.optimizer
-    parameters = list(module.get_submodule("network").parameters())
-    optimizers: list[torch.optim.Optimizer]
-    if chosen.name == "sgd":
-        nesterov = chosen.momentum > 0
-        optimizers = [
-            torch.optim.SGD(
-                parameters, chosen.lr, chosen.momentum, weight_decay=chosen.weight_decay, nesterov=nesterov, fused=True
-            )
-        ]
-    else:
-        adam = torch.optim.Adam if chosen.name == "adam" else torch.optim.AdamW
-        optimizers = [adam(parameters, chosen.lr, weight_decay=chosen.weight_decay, fused=True)]
-    own = list(module.get_submodule("criterion").parameters())
-    return [*optimizers, torch.optim.Adam(own, chosen.criterion_lr, fused=True)] if own else optimizers
-
-
-def learning_rate_factor(schedule: ScheduleSettings, step: int, steps_per_epoch: int, epochs: int) -> float:
-    """What the learning rates are multiplied by at `step`, a function of the step alone."""
-    progress = step / steps_per_epoch  # in epochs
-    factor = 1.0
-    if schedule.name == "step":
-        factor = schedule.factor ** (int(progress) // schedule.every)
-    elif schedule.name == "cosine":
-        factor = 0.5 * (1 + math.cos(math.pi * step / (steps_per_epoch * epochs)))
-    if progress < schedule.warmup:
-        factor *= (step + 1) / (schedule.warmup * steps_per_epoch)
-    return factor
 
 
 def planned_soft_after(settings: RunSettings, steps_per_epoch: int) -> int:
