@@ -89,7 +89,7 @@ class RunFolder:
         import fcntl  # not on Windows, where reading run folders works all the same
 
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.checkpoints / ".lock", os.O_RDWR | os.O_CREAT)
+        handle = os.open(self.checkpoints / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
