@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from tests.small_runs import SMALL
 
-from labelemb import cli, compare
+from labelemb import LabelEmbeddingLoss, cli, compare
 from labelemb.compare import Job, Standing, execute, standing
 from labelemb.recipe import recipe_names
 
@@ -46,6 +47,13 @@ def test_python_blocks_run_one_after_another() -> None:
     namespace: dict[str, object] = {}
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), namespace)
+    loss, criterion = namespace["loss"], namespace["criterion"]
+    assert isinstance(loss, torch.Tensor)
+    assert isinstance(criterion, LabelEmbeddingLoss)
+    assert loss.isfinite()
+    assert criterion.aux_head is not None
+    assert criterion.aux_head.weight.grad is not None
+    assert criterion.aux_head.weight.grad.abs().sum() > 0
 
 
 def test_labelemb_commands_run_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,9 +103,10 @@ def execute(job: Job, report: Callable[[int, int, str], None] = lambda done, pla
     task = _make_task(job, device)
     planned_soft_after(job.settings, task.num_batches)  # refused before there is a folder of these settings
     with job.folder.held():
-        if RunFolder(job.folder.path).exists:  # perhaps by now, while the data were read
-            check_same_run(RunFolder(job.folder.path), job.settings)
-        if job.folder.is_finished:
+        found = RunFolder(job.folder.path)  # read anew: another process may have been here while the data were read
+        if found.exists:
+            check_same_run(found, job.settings)
+        if found.is_finished:
             return
         environment = describe_environment(device)
         before = job.folder.environment  # of an unfinished run, which is resumed
