@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from labelemb.terms import Weights
 
@@ -33,7 +32,7 @@ def index_terms(
     Returns:
         Terms (5,) and total 0-d where summed, else (5, N) and (N,).
     """
-    terms, total = _IndexTerms.apply(logits, aux_logits, rows, target, item_weight, weights, summed)  # type: ignore[no-untyped-call]
+    terms, total, *_ = _IndexTerms.apply(logits, aux_logits, rows, target, item_weight, weights, summed)  # type: ignore[no-untyped-call]
     return terms, total
 
 
@@ -47,7 +46,9 @@ class _IndexTerms(torch.autograd.Function):
         dz' = (g_aux - g_cap*[p'_y > cap]*p'_y)*(p' - y)
         de  = g_match*m*(s - q)
 
-    Nothing else receives a gradient: these are the stop-gradients of the method. Second derivatives are refused.
+    Nothing else receives a gradient: these are the stop-gradients of the method. Where a graph of the gradients is
+    asked for, autograd differentiates this backward pass. p, p' and s are results of the function for its sake: saved
+    results remember where they came from, and keep no more memory than saved numbers do.
     """
 
     @staticmethod
@@ -60,7 +61,7 @@ class _IndexTerms(torch.autograd.Function):
         item_weight: Tensor,
         weights: Weights,
         summed: bool,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         # Labels come first, (C, N): reducing over the outer axis is several times faster on a CPU for few labels.
         index = target[None]  # (1, N)
         log_probs, aux_log_probs = logits.T.log_softmax(dim=0), aux_logits.T.log_softmax(dim=0)  # (C, N)
@@ -78,39 +79,50 @@ class _IndexTerms(torch.autograd.Function):
         total = (weights.hard * hard + aux + match).add_(soft, alpha=weights.soft).add_(cap, alpha=weights.cap_weight)
         values = torch.cat([hard, soft, aux, cap, match, total]).mul_(item_weight)  # (6, N)
         values = values.sum(dim=1) if summed else values  # no matrix product: autocast would narrow it
-        ctx.save_for_backward(index, item_weight, probs, aux_probs, soft_labels, mean, gold, matched)
+        ctx.save_for_backward(index, item_weight, probs, aux_probs, soft_labels, mean, matched)
         ctx.weights = weights
         ctx.set_materialize_grads(False)
-        return values[:5], values[5].clone()  # not a view: a loss may be divided in place
+        # The loss is no view: it may be divided in place.
+        return values[:5], values[5].clone(), probs, aux_probs, soft_labels
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, of_values: Tensor | None, of_total: Tensor | None) -> tuple[Tensor | None, ...]:
-        index, item_weight, probs, aux_probs, soft_labels, mean, gold, matched = ctx.saved_tensors
+    def backward(
+        ctx: Any, grad_values: Tensor | None, grad_total: Tensor | None, *grad_probs: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        index, item_weight, probs, aux_probs, soft_labels, mean, matched = ctx.saved_tensors
         weights: Weights = ctx.weights
-        d_logits = d_aux_logits = d_rows = None
-        if of_values is None and of_total is None:
-            return None, None, None, None, None, None, None
-        hard, soft, aux, cap, match = _term_gradients(weights, item_weight, of_values, of_total)  # (N,) each
-        if ctx.needs_input_grad[0]:
-            d_logits = ((hard + soft) * probs).addcmul_(soft, soft_labels, value=-1.0)  # (C, N)
-            d_logits = d_logits.scatter_add_(0, index, -hard[None]).T
-        if ctx.needs_input_grad[1]:
-            scale = aux - cap * ((gold > weights.cap) * gold)  # (1, N)
-            d_aux_logits = (scale * aux_probs).scatter_add_(0, index, -scale).T
-        if ctx.needs_input_grad[2]:
-            d_rows = (soft_labels - mean).mul_(match * matched).T
-        return d_logits, d_aux_logits, d_rows, None, None, None, None
+        gradients: list[Tensor | None] = [None, None, None]  # of logits, aux_logits, rows, each (C, N)
+        if grad_values is not None or grad_total is not None:
+            hard, soft, aux, cap, match = _term_gradients(weights, item_weight, grad_values, grad_total)  # (N,) each
+            if ctx.needs_input_grad[0]:
+                gradient = ((hard + soft) * probs).addcmul_(soft, soft_labels.detach(), value=-1.0)
+                gradients[0] = gradient.scatter_add_(0, index, -hard[None])
+            if ctx.needs_input_grad[1]:
+                gold = aux_probs.gather(0, index)  # (1, N)
+                scale = aux - cap * ((gold > weights.cap) * gold)
+                gradients[1] = (scale * aux_probs).scatter_add_(0, index, -scale)
+            if ctx.needs_input_grad[2]:
+                gradients[2] = (soft_labels - mean).mul_(match * matched)
+        if any(grad is not None for grad in grad_probs):
+            pairs = zip((probs, aux_probs, soft_labels), grad_probs, strict=True)
+            through = [None if grad is None else _through_softmax(p, grad) for p, grad in pairs]
+            gradients = [b if a is None else a if b is None else a + b for a, b in zip(gradients, through, strict=True)]
+        return *(None if gradient is None else gradient.T for gradient in gradients), None, None, None, None
+
+
+def _through_softmax(probs: Tensor, grad: Tensor) -> Tensor:
+    """The gradient in the logits (C, N) of what has the gradient `grad` in their softmax over C."""
+    return probs * (grad - (probs * grad).sum(dim=0, keepdim=True))
 
 
 def _term_gradients(
-    weights: Weights, item_weight: Tensor, of_values: Tensor | None, of_total: Tensor | None
+    weights: Weights, item_weight: Tensor, grad_values: Tensor | None, grad_total: Tensor | None
 ) -> list[Tensor]:
     """What reaches each of the five terms of each item (N,), from the term itself and from the total."""
-    columns = [item_weight * of_value for of_value in of_values] if of_values is not None else []
-    if of_total is None:
+    columns = [item_weight * grad_value for grad_value in grad_values] if grad_values is not None else []
+    if grad_total is None:
         return columns
-    column = item_weight * of_total
+    column = item_weight * grad_total
     factors = (weights.hard, weights.soft, 1.0, weights.cap_weight, 1.0)
     of_terms = [column if factor == 1.0 else column * factor for factor in factors]
     return [a + b for a, b in zip(of_terms, columns, strict=True)] if columns else of_terms

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from labelemb.forgotten import ForgottenParameters
 from labelemb.fused_pass import FixedSoftLabel, FusedPass, Inputs, Settings
@@ -123,8 +122,8 @@ def fused_label_embedding_loss(
     """The label embedding loss (labelemb.loss) of features, with all gradients computed in the forward pass.
 
     Products run in the type of the features (under autocast, in autocast's), all else and every sum over items in
-    float32 or wider. Only gradients that are asked for are computed, none without grad mode. They cannot be
-    differentiated again. `backward` scales them in place: a second one over a retained graph raises, unless the loss
+    float32 or wider. Only gradients that are asked for are computed, none without grad mode. `create_graph=True`
+    raises: they have no graph. `backward` scales them in place: a second one over a retained graph raises, unless the loss
     stood alone on the CPU.
 
     Args:
@@ -269,8 +268,12 @@ class _Fused(torch.autograd.Function):
         return weights.hard * hard + weights.soft * soft + aux + weights.cap_weight * cap + match, terms
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, of_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # create_graph=True; the gradients are numbers by now, and would pass for constants
+            raise RuntimeError(
+                "the fused loss has no second derivatives: use criterion(head(features), target, features) with "
+                "create_graph=True"
+            )
         gradients: tuple[Tensor | None, ...] = ctx.saved_tensors
         if of_total.device.type != "cpu" or of_total != 1:  # elsewhere reading it would wait for the device
             for gradient in gradients:
