@@ -1,11 +1,12 @@
 """The fused loss against the loss over (N, C) tensors, and against its formulas."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.prune import l1_unstructured
 
 from labelemb.fused import FusedLabelEmbeddingLoss, fused_label_embedding_loss, plan_labels
 from labelemb.gradient_sum import GradientSum
@@ -357,3 +358,55 @@ def test_bad_input_is_refused_in_one_line() -> None:
         FusedLabelEmbeddingLoss(make_criterion(reduction="sum"), head)(features, target, num_items=3)
     with pytest.raises(ValueError, match="has no fused form"):
         FusedLabelEmbeddingLoss(nn.CrossEntropyLoss(), head)
+
+
+class Adapted(nn.Linear):
+    """A head with an adapter of low rank, as LoRA has."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) + input.sum(dim=1, keepdim=True)
+
+
+def hooked() -> nn.Linear:
+    head = nn.Linear(D, C)
+    head.register_forward_hook(lambda module, inputs, output: output * 10)
+    return head
+
+
+def pruned() -> nn.Linear:
+    head = nn.Linear(D, C)
+    prune: Callable[..., nn.Module] = l1_unstructured
+    prune(head, "weight", 0.5)
+    return head
+
+
+def replaced() -> nn.Linear:
+    head = nn.Linear(D, C)
+    head.forward = lambda input: input @ head.weight.T  # type: ignore[method-assign]
+    return head
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: Adapted(D, C), hooked, pruned, replaced, lambda: nn.Sequential(nn.Linear(D, C))]
+)
+@pytest.mark.parametrize("mode", [make_criterion, lambda: smoothing(C)])
+def test_a_head_that_is_more_than_a_linear_map_is_refused(make, mode) -> None:  # type: ignore[no-untyped-def]
+    features, target = torch.randn(N, D), random_labels()
+    with pytest.raises(ValueError, match=r"plain nn.Linear.*use criterion\(head\(features\), target, features\)"):
+        mode().fused(features, target, make())
+    with pytest.raises(ValueError, match=r"plain nn\.Linear"):
+        FusedLabelEmbeddingLoss(mode(), make())
+
+
+def test_a_parametrised_head_is_read_as_it_is() -> None:
+    head = torch.nn.utils.parametrizations.weight_norm(nn.Linear(D, C))
+    criterion, features, target = make_criterion(), torch.randn(N, D), random_labels()
+    with torch.no_grad():
+        head.parametrizations.weight.original0.mul_(3)
+    found = criterion.fused(features, target, head)
+    torch.testing.assert_close(found, criterion(head(features), target, features), rtol=1e-12, atol=1e-12)
+
+
+def test_num_items_of_0_over_items_is_refused() -> None:
+    with pytest.raises(ValueError, match="num_items=0"):
+        make_criterion().fused(torch.randn(N, D), random_labels(), nn.Linear(D, C), num_items=0)

@@ -523,5 +523,81 @@ def test_num_items_that_is_no_count_is_refused(num_items: Tensor | int) -> None:
 
 def test_distributions_over_too_many_labels_are_refused() -> None:
     criterion = LabelEmbeddingLoss(1, 20_001, rank=1)
-    with pytest.raises(ValueError, match="20,001"):
+    with pytest.raises(
+        ValueError, match="class probabilities need every row.*20,001 x 20,001: above 20,000 labels give class indices"
+    ):
         criterion(torch.zeros(1, 20_001), torch.zeros(1, 20_001), torch.zeros(1, 1))
+
+
+@pytest.mark.parametrize("num_items", [0, torch.tensor(0)])
+@pytest.mark.parametrize("as_distribution", [False, True])
+def test_num_items_of_0_over_items_is_refused(num_items: Tensor | int, as_distribution: bool) -> None:
+    criterion, (logits, target, features) = make_criterion(), make_batch()
+    given = F.one_hot(target, C).double() if as_distribution else target
+    with pytest.raises(ValueError, match="num_items=0, but there are items that are not ignored"):
+        criterion(logits, given, features, num_items=num_items)
+
+
+def test_num_items_of_0_over_ignored_items_is_0() -> None:
+    criterion, (logits, target, features) = make_criterion(), make_batch()
+    assert criterion(logits, torch.full_like(target, -100), features, num_items=0).item() == 0.0
+
+
+# Masked classes, mixed types, torch's names
+
+
+@pytest.mark.parametrize("as_distribution", [False, True])
+def test_a_masked_class_leaves_plain_cross_entropy_finite(as_distribution: bool) -> None:
+    criterion = make_criterion(hard_weight=1.0, soft_weight=0.0)
+    logits, target, features = make_batch()
+    target = target.clamp(max=C - 2)
+    masked = logits.detach().masked_fill(torch.arange(C) == C - 1, -torch.inf).requires_grad_()
+    given = F.one_hot(target, C).double() if as_distribution else target
+    loss = criterion(masked, given, features)
+    expected = F.cross_entropy(masked, target)
+    terms = criterion.terms(masked, given, features)
+    torch.testing.assert_close(terms.hard, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(loss - terms.aux - 100 * terms.cap - terms.match, expected, rtol=1e-12, atol=1e-12)
+    (found,), (wanted,) = torch.autograd.grad(loss, masked), torch.autograd.grad(expected, masked)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("of_criterion", [torch.float32, torch.float64])
+def test_distributions_take_logits_of_another_type_than_the_table(of_criterion: torch.dtype) -> None:
+    of_logits = torch.float64 if of_criterion == torch.float32 else torch.float32
+    criterion = make_criterion(dtype=of_criterion)
+    logits, target, features = make_batch(of_logits)
+    mixed = 0.5 * F.one_hot(target, C) + 0.5 * F.one_hot(target.flip(0), C)
+    found = criterion(logits, mixed.to(of_logits), features)
+    expected = make_criterion()(logits.double(), mixed.double(), features.double())
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_class_weights_may_be_a_list() -> None:
+    logits, target, features = make_batch()
+    weights = [1, 2, 3, 4, 5]
+    found = make_criterion(class_weight=weights)(logits, target, features)
+    expected = make_criterion(class_weight=torch.tensor(weights, dtype=torch.float64))(logits, target, features)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("weight", "class_weight"), ("label_smoothing", "smoothing"), ("reduce", "reduction"), ("tau", "'tau'")],
+)
+def test_the_names_that_torch_has_are_explained(name: str, hint: str) -> None:
+    with pytest.raises(TypeError, match=rf"LabelEmbeddingLoss has no argument '{name}'") as caught:
+        LabelEmbeddingLoss(D, C, **{name: 0.1})  # type: ignore[arg-type]
+    assert hint in str(caught.value)
+
+
+def test_printing_a_criterion_shows_its_settings() -> None:
+    shown = repr(make_criterion(temperature=3.0, reduction="sum", class_weight=torch.ones(C)))
+    for setting in ("num_classes=5", "temperature=3.0", "cap_weight=100.0", "reduction='sum'", "class_weight=(5,)"):
+        assert setting in shown
+
+
+def test_the_package_offers_its_public_names_alone() -> None:
+    import labelemb
+
+    assert dir(labelemb) == sorted([*labelemb.__all__, "__version__"])

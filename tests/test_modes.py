@@ -330,3 +330,33 @@ def test_targets_that_do_not_fit_are_refused(mode: str) -> None:
     criterion.reduction = "sum"
     with pytest.raises(ValueError, match="num_items"):
         criterion(logits, target, num_items=3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_online_smoothing_counts_exactly_in_half_precision(dtype: torch.dtype) -> None:
+    criterion = OnlineLabelSmoothing(2).to(dtype)
+    logits = torch.tensor([[2.0, 0.0]], dtype=dtype).expand(300, 2).clone().requires_grad_()
+    target = torch.zeros(300, dtype=torch.long)
+    for _ in range(10):  # 3,000 items, past where either type stops counting
+        criterion(logits, target)
+    assert criterion.counts.tolist() == [3000.0, 0.0]
+    criterion.end_epoch()
+    torch.testing.assert_close(criterion.rows[0], torch.tensor([2.0, 0.0]).softmax(dim=0), rtol=1e-5, atol=1e-5)
+
+
+def test_online_smoothing_keeps_its_rows_to_the_bit_on_the_way_to_half_precision_and_widens_with_the_model() -> None:
+    criterion = OnlineLabelSmoothing(3)
+    rows = criterion.rows.clone()
+    assert torch.equal(criterion.half().rows, rows)
+    assert criterion.double().rows.dtype == torch.float64
+
+
+@pytest.mark.parametrize("make", [baseline, lambda c: smoothing(c, 0.0)])
+def test_a_masked_class_leaves_modes_without_a_soft_term_finite(make: Callable[[int], Any]) -> None:
+    logits = torch.tensor([[1.0, 2.0, -torch.inf]], dtype=torch.float64)
+    found = make(3)(logits, torch.tensor([0]))
+    torch.testing.assert_close(found, F.cross_entropy(logits, torch.tensor([0])), rtol=1e-12, atol=1e-12)
+
+
+def test_printing_a_mode_shows_its_settings() -> None:
+    assert "soft_weight=0.1" in repr(smoothing(3))

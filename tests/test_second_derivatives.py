@@ -1,4 +1,4 @@
-"""Gradients of gradients: gradient penalties, Hessian products, meta learning. Right in `forward`, refused in `fused`."""
+"""Gradients of gradients, as gradient penalties and meta learning need them: right in `forward`, refused by `fused`."""
 
 from collections.abc import Callable
 from typing import Any

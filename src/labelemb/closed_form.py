@@ -76,8 +76,8 @@ class _IndexTerms(torch.autograd.Function):
         gold = aux_probs.gather(0, index)
         cap = (gold - weights.cap).clamp_min_(0)
         match = -(mean * log_soft).sum(dim=0, keepdim=True) * matched
-        total = (weights.hard * hard + aux + match).add_(soft, alpha=weights.soft).add_(cap, alpha=weights.cap_weight)
-        values = torch.cat([hard, soft, aux, cap, match, total]).mul_(item_weight)  # (6, N)
+        terms = [hard, soft, aux, cap, match]  # (1, N) each
+        values = torch.cat([*terms, weights.total(terms)]).mul_(item_weight)  # (6, N)
         values = values.sum(dim=1) if summed else values  # no matrix product: autocast would narrow it
         ctx.save_for_backward(index, item_weight, probs, aux_probs, soft_labels, mean, matched)
         ctx.weights = weights
@@ -123,6 +123,5 @@ def _term_gradients(
     if grad_total is None:
         return columns
     column = item_weight * grad_total
-    factors = (weights.hard, weights.soft, 1.0, weights.cap_weight, 1.0)
-    of_terms = [column if factor == 1.0 else column * factor for factor in factors]
+    of_terms = [column if factor == 1.0 else column * factor for factor in weights.factors]
     return [a + b for a, b in zip(of_terms, columns, strict=True)] if columns else of_terms

@@ -14,7 +14,16 @@ from labelemb.forgotten import ForgottenParameters
 from labelemb.fused_pass import FixedSoftLabel, FusedPass, Inputs, Settings
 from labelemb.label_plan import LabelPlan, plan_labels
 from labelemb.table import LabelTable
-from labelemb.terms import LossTerms, Reduction, Weights, check_labels, check_num_items, is_distribution, prepare
+from labelemb.terms import (
+    LossTerms,
+    Reduction,
+    Weights,
+    check_divisor,
+    check_labels,
+    check_num_items,
+    is_distribution,
+    prepare,
+)
 
 __all__ = [
     "FusedLabelEmbeddingLoss",
@@ -70,6 +79,7 @@ class FusedLabelEmbeddingLoss(nn.Module):
 
     def __init__(self, criterion: nn.Module, head: nn.Linear) -> None:
         super().__init__()
+        check_plain_linear(head)
         if not hasattr(criterion, "table") and not hasattr(criterion, "true_prob"):
             raise ValueError(f"{type(criterion).__name__} needs every probability and has no fused form")
         self.criterion = criterion
@@ -122,9 +132,9 @@ def fused_label_embedding_loss(
     """The label embedding loss (labelemb.loss) of features, with all gradients computed in the forward pass.
 
     Products run in the type of the features (under autocast, in autocast's), all else and every sum over items in
-    float32 or wider. Only gradients that are asked for are computed, none without grad mode. `create_graph=True`
-    raises: they have no graph. `backward` scales them in place: a second one over a retained graph raises, unless the loss
-    stood alone on the CPU.
+    float32 or wider. Only gradients that are asked for are computed, none without grad mode. They have
+    no graph: `create_graph=True` raises. `backward` scales them in place: a second one over a retained graph raises,
+    unless the loss stood alone on the CPU.
 
     Args:
         features: (N, D).
@@ -170,6 +180,7 @@ def fused_label_embedding_terms(
         `total` with gradients; the five terms without, and soft 0 while its weight is, as that skips its work.
     """
     assert isinstance(criterion, nn.Module)
+    check_plain_linear(head)
     criterion.forgotten.check(criterion, head.weight)
     aux, table = criterion.aux_head, criterion.table
     inputs = Inputs(
@@ -200,6 +211,7 @@ def fused_fixed_soft_label_loss(
 
     Arguments and result as for `fused_label_embedding_terms`; aux, cap and match are 0.
     """
+    check_plain_linear(head)
     fixed = FixedSoftLabel(criterion.true_prob, criterion.other_prob, criterion.entropy)
     weights = Weights(criterion.hard_weight, criterion.soft_weight, 0.0, 1.0, 1.0)
     items = _items(criterion, target, num_items, plan)
@@ -261,11 +273,9 @@ class _Fused(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         with torch.autocast(item_weight.device.type, enabled=False):  # the pass has its own types
             terms, gradients = FusedPass(Inputs(*inputs), plan, item_weight, settings).run()  # type: ignore[arg-type]
-        hard, soft, aux, cap, match = terms
-        weights = settings.weights
         ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(terms)
-        return weights.hard * hard + weights.soft * soft + aux + weights.cap_weight * cap + match, terms
+        return settings.weights.total(terms.unbind()), terms
 
     @staticmethod
     def backward(ctx: Any, of_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
@@ -280,6 +290,26 @@ class _Fused(torch.autograd.Function):
                 if gradient is not None:
                     gradient.mul_(of_total)  # in place: a copy would double the memory of the largest tensors
         return None, None, None, *gradients
+
+
+def check_plain_linear(head: nn.Module) -> None:
+    """Raise ValueError for a head that is more than its weight and bias: they are all that a fused loss reads.
+
+    An adapter's own `forward`, hooks (old weight norm and pruning among them) and replaced methods would be dropped
+    without a word. Parametrisations act on the weight itself, and are read.
+    """
+    if not isinstance(head, nn.Linear):
+        more = f"got {type(head).__name__}" if isinstance(head, nn.Module) else f"got {type(head)}"
+    elif type(head).forward is not nn.Linear.forward or "forward" in vars(head):
+        more = f"{type(head).__name__} has a forward of its own"
+    elif any((head._forward_hooks, head._forward_pre_hooks, head._backward_hooks, head._backward_pre_hooks)):
+        more = "it has hooks"
+    else:
+        return
+    raise ValueError(
+        f"a fused loss reads weight and bias of a plain nn.Linear and does not call it, but {more}; "
+        "use criterion(head(features), target, features)"
+    )
 
 
 def _product_dtype(features: Tensor) -> torch.dtype:
@@ -316,5 +346,6 @@ def _check(inputs: Inputs, items: _Items, chunk_size: int | None) -> None:
     if items.reduction == "none":
         raise ValueError("the fused loss has gradients of a sum: reduction must be 'mean' or 'sum', got 'none'")
     check_num_items(items.num_items, items.reduction)
+    check_divisor(items.target, items.ignore_index, items.num_items)
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, or None, got {chunk_size}")

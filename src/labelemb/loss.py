@@ -1,5 +1,8 @@
 """Label embedding (arXiv 1710.10393): the loss that trains a network, and the soft labels it trains with."""
 
+from collections.abc import Sequence
+from typing import Never
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,6 +24,7 @@ from labelemb.terms import (
     is_traced,
     pick,
     prepare,
+    refuse_unknown,
     weighted_terms,
     widened,
 )
@@ -81,7 +85,8 @@ class LabelEmbeddingLoss(nn.Module):
         cap: alpha, in (0, 1], on the untempered probability.
         cap_weight: at least 0. Below 1/cap the cap does not bind; the paper's vision code amounts to its batch size,
             here it stands under the common divisor and does not depend on the batch.
-        class_weight: (C,) weights that multiply all terms of a label's items.
+        class_weight: (C,) weights that multiply all terms of a label's items. The mean divides by their sum, also with
+            class probabilities as targets, where nn.CrossEntropyLoss divides by N.
         ignore_index: items with this target have no part in any term.
         reduction: "mean", "sum" or "none" (one value an item, 0 for ignored ones).
         table: a learned table to start from; it is copied and fixes the rank.
@@ -91,6 +96,8 @@ class LabelEmbeddingLoss(nn.Module):
     Calls take `logits` (N, C), `target` of indices (N,) or class probabilities (N, C), `features` (N, D), and
     `num_items`: an int or 0-d tensor that replaces the divisor of the mean, for accumulation and several processes
     (with class weights: their sum). Indices outside [0, C) raise on the CPU; elsewhere they are the caller's care.
+    A class masked with a logit of -inf makes the soft term infinite, as its soft labels have mass there; with
+    `soft_weight` 0 the loss is that of cross entropy.
 
     Raises:
         ValueError: settings out of range or contradicting each other, shapes that do not fit.
@@ -109,13 +116,15 @@ class LabelEmbeddingLoss(nn.Module):
         temperature: float = 2.0,
         cap: float = 0.9,
         cap_weight: float = 100.0,
-        class_weight: Tensor | None = None,
+        class_weight: Tensor | Sequence[float] | None = None,
         ignore_index: int = -100,
         reduction: Reduction = "mean",
         table: LabelTable | None = None,
         freeze_table: bool = False,
+        **unknown: Never,
     ) -> None:
         super().__init__()
+        refuse_unknown("LabelEmbeddingLoss", unknown)
         if num_features < 1:
             raise ValueError(f"num_features must be at least 1, got {num_features}")
         Weights(hard_weight, soft_weight, cap_weight, cap, temperature).check()
@@ -133,6 +142,13 @@ class LabelEmbeddingLoss(nn.Module):
         self.table = make_table(num_classes, rank, table, freeze_table)
         self.aux_head = None if freeze_table else nn.Linear(num_features, num_classes)
         self.forgotten = ForgottenParameters()
+
+    def extra_repr(self) -> str:
+        """What `print` shows of it beside its modules."""
+        settings = ("hard_weight", "soft_weight", "temperature", "cap", "cap_weight", "ignore_index", "reduction")
+        shown = [f"{name}={getattr(self, name)!r}" for name in settings]
+        weighted = [] if self.class_weight is None else [f"class_weight=({self.num_classes},)"]
+        return ", ".join([f"num_features={self.num_features}, num_classes={self.num_classes}", *shown, *weighted])
 
     def forward(
         self, logits: Tensor, target: Tensor, features: Tensor | None = None, *, num_items: Tensor | int | None = None

@@ -6,8 +6,8 @@ Every criterion is called as `criterion(logits, target, features, num_items=...)
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import TypedDict, Unpack
+from collections.abc import Callable, Sequence
+from typing import Never, Self, TypedDict, Unpack
 
 import torch
 import torch.distributed as dist
@@ -26,6 +26,7 @@ from labelemb.terms import (
     expected_rows,
     is_distribution,
     prepare,
+    refuse_unknown,
     weighted_terms,
     widened,
 )
@@ -34,7 +35,7 @@ from labelemb.terms import (
 class _Options(TypedDict, total=False):
     hard_weight: float
     soft_weight: float
-    class_weight: Tensor | None
+    class_weight: Tensor | Sequence[float] | None
     ignore_index: int
     reduction: Reduction
 
@@ -50,11 +51,13 @@ class _SoftLabelLoss(nn.Module, ABC):
         *,
         hard_weight: float = 0.5,
         soft_weight: float = 0.5,
-        class_weight: Tensor | None = None,
+        class_weight: Tensor | Sequence[float] | None = None,
         ignore_index: int = -100,
         reduction: Reduction = "mean",
+        **unknown: Never,
     ) -> None:
         super().__init__()
+        refuse_unknown(type(self).__name__, unknown)
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         check_reduction(reduction)
@@ -64,6 +67,12 @@ class _SoftLabelLoss(nn.Module, ABC):
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction
         self.register_buffer("class_weight", checked_class_weight(class_weight, num_classes), persistent=False)
+
+    def extra_repr(self) -> str:
+        """What `print` shows of it."""
+        settings = ("num_classes", "hard_weight", "soft_weight", "ignore_index", "reduction")
+        shown = [f"{name}={getattr(self, name)!r}" for name in settings]
+        return ", ".join(shown if self.class_weight is None else [*shown, f"class_weight=({self.num_classes},)"])
 
     def forward(
         self, logits: Tensor, target: Tensor, features: Tensor | None = None, *, num_items: Tensor | int | None = None
@@ -173,6 +182,16 @@ class OnlineLabelSmoothing(_SoftLabelLoss):
         if self.training and torch.is_grad_enabled():
             self._gather(logits.detach(), target)
         return terms
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Keep rows, sums and counts at least in float32: in half precision a count stops at 256 or 2,048."""
+        before = dict(self.named_buffers(recurse=False))
+        apply: Callable[..., Self] = super()._apply
+        apply(fn, recurse)
+        for name in ("rows", "sums", "counts"):
+            if (after := getattr(self, name)).dtype.itemsize < torch.float32.itemsize:
+                setattr(self, name, before[name].to(after.device, torch.float32))
+        return self
 
     @torch.no_grad()
     def end_epoch(self) -> None:

@@ -67,7 +67,11 @@ class LabelTable(nn.Module):
         """
         if not is_distribution(target):
             return self.row_logits(target)
-        check_dense(self.num_classes)
+        if self.num_classes > MAX_DENSE_CLASSES:
+            raise ValueError(
+                f"targets of class probabilities need every row of the table at once, {self.num_classes:,} x "
+                f"{self.num_classes:,}: above {MAX_DENSE_CLASSES:,} labels give class indices"
+            )
         return self.row_logits()
 
     def copy(self, *, frozen: bool = False) -> "LabelTable":

@@ -1,5 +1,7 @@
 """The terms of a loss, from values of single items: ignored items, class weights, the one divisor. For all modes."""
 
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Literal, NamedTuple
 
 import torch
@@ -34,6 +36,23 @@ class Weights(NamedTuple):
     cap: float
     temperature: float
 
+    @property
+    def factors(self) -> tuple[float, float, float, float, float]:
+        """What the terms hard, soft, aux, cap and match are multiplied by."""
+        return self.hard, self.soft, 1.0, self.cap_weight, 1.0
+
+    def total(self, terms: Sequence[Tensor]) -> Tensor:
+        """The weighted sum of the five terms, of any one shape.
+
+        A term without weight has no part, also where it is infinite: the soft term of a class masked with -inf.
+        """
+        parts = [
+            term if factor == 1 else factor * term
+            for factor, term in zip(self.factors, terms, strict=True)
+            if factor != 0
+        ]
+        return reduce(torch.add, parts)
+
     def check(self) -> None:
         """Raise ValueError where a setting is out of its range."""
         for name, value in {"hard_weight": self.hard, "soft_weight": self.soft, "cap_weight": self.cap_weight}.items():
@@ -58,14 +77,16 @@ def is_distribution(target: Tensor) -> bool:
 def pick(values: Tensor, target: Tensor) -> Tensor:
     """The expectation (N,) of `values` (N, C) under `target`: an index picks its entry, a distribution averages."""
     if is_distribution(target):
+        values = values.masked_fill((target == 0) & values.isinf(), 0)  # log p of a masked class that is not asked for
         return (values * target).sum(dim=1)
     return values.gather(1, target[:, None]).squeeze(1)
 
 
 def expected_rows(target: Tensor, rows: Tensor) -> Tensor:
     """The expectation (N, C) of `rows` (C, C) under distributions (N, C); autocast may not narrow it."""
+    dtype = torch.promote_types(target.dtype, rows.dtype)
     with torch.autocast(target.device.type, enabled=False):
-        return target @ rows
+        return target.to(dtype) @ rows.to(dtype)
 
 
 def prepare(
@@ -105,7 +126,8 @@ def prepare(
     if reduction != "mean":
         return target, kept
     count = divisor if num_items is None else num_items
-    return target, kept / (count + (count == 0))  # no items at all: 0, never NaN
+    nothing = ((divisor == 0) & (count == 0)).to(dtype)
+    return target, kept / (count + nothing)  # no items at all: 0, never NaN
 
 
 def weighted_terms(
@@ -114,8 +136,7 @@ def weighted_terms(
     """The five terms (5,) and their weighted sum 0-d, or (5, N) and (N,), from values (5, N) and factors (N,)."""
     terms = values * item_weight  # (5, N); no matrix product: autocast would narrow it
     terms = terms if reduction == "none" else terms.sum(dim=1)  # (5, N) or (5,)
-    hard, soft, aux, cap, match = terms.unbind()
-    return terms, weights.hard * hard + weights.soft * soft + aux + weights.cap_weight * cap + match
+    return terms, weights.total(terms.unbind())
 
 
 def widened(values: Tensor) -> Tensor:
@@ -126,6 +147,21 @@ def widened(values: Tensor) -> Tensor:
 def check_reduction(reduction: str) -> None:
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+
+
+TORCH_NAMES = {
+    "weight": "it is called class_weight here",
+    "label_smoothing": "labelemb.modes.smoothing(num_classes, epsilon) is label smoothing",
+    "size_average": "use reduction",
+    "reduce": "use reduction",
+}
+
+
+def refuse_unknown(owner: str, unknown: Mapping[str, object]) -> None:
+    """Raise TypeError for arguments that a criterion does not have; those of nn.CrossEntropyLoss are explained."""
+    for name in unknown:
+        hint = f"; {TORCH_NAMES[name]}" if name in TORCH_NAMES else ""
+        raise TypeError(f"{owner} has no argument {name!r}{hint}")
 
 
 def check_num_items(num_items: Tensor | int | None, reduction: Reduction) -> None:
@@ -147,9 +183,12 @@ def checked_features(features: Tensor | None, num_items: int, num_features: int)
     return features
 
 
-def checked_class_weight(class_weight: Tensor | None, num_classes: int) -> Tensor | None:
+def checked_class_weight(class_weight: Tensor | Sequence[float] | None, num_classes: int) -> Tensor | None:
+    """A copy of the class weights as a tensor (C,); None stays None."""
     if class_weight is None:
         return None
+    class_weight = torch.as_tensor(class_weight)
+    class_weight = class_weight if class_weight.is_floating_point() else class_weight.float()
     if class_weight.shape != (num_classes,):
         raise ValueError(f"class_weight must be ({num_classes},), got {tuple(class_weight.shape)}")
     if not bool(((class_weight >= 0) & class_weight.isfinite()).all()):
@@ -174,6 +213,16 @@ def check_call(
     if not logits.is_floating_point():
         raise ValueError(f"logits must be floating point, got {logits.dtype}")
     check_labels(target, logits.shape[0], num_classes, ignore_index)
+    check_divisor(target, ignore_index, num_items)
+
+
+def check_divisor(target: Tensor, ignore_index: int, num_items: Tensor | int | None) -> None:
+    """Raise ValueError for num_items=0 over items that count; on a GPU, where it is not read, the loss is infinite."""
+    if num_items is None or is_traced() or target.device.type != "cpu" or bool(num_items != 0):
+        return
+    counts = (target != 0).any() if is_distribution(target) else (target != ignore_index).any()
+    if counts:
+        raise ValueError("num_items=0, but there are items that are not ignored: give the number over all batches")
 
 
 def check_labels(target: Tensor, num_items: int, num_classes: int, ignore_index: int) -> None:
