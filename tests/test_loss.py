@@ -523,9 +523,7 @@ def test_num_items_that_is_no_count_is_refused(num_items: Tensor | int) -> None:
 
 def test_distributions_over_too_many_labels_are_refused() -> None:
     criterion = LabelEmbeddingLoss(1, 20_001, rank=1)
-    with pytest.raises(
-        ValueError, match="class probabilities need every row.*20,001 x 20,001: above 20,000 labels give class indices"
-    ):
+    with pytest.raises(ValueError, match=r"class probabilities need every row.*20,001 x 20,001"):
         criterion(torch.zeros(1, 20_001), torch.zeros(1, 20_001), torch.zeros(1, 1))
 
 
