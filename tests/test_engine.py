@@ -358,6 +358,51 @@ def test_a_resumed_run_has_every_row_once(tmp_path: Path) -> None:
     assert [row["step"] for row in job.folder.metrics] == [4, 8, 12]
 
 
+def lose_row(folder: RunFolder, epoch: int) -> None:
+    folder.write_metrics([row for row in folder.metrics if row["epoch"] != epoch])
+
+
+def test_a_resume_without_a_row_that_its_checkpoints_count_on_is_refused(tmp_path: Path) -> None:
+    job = small_job(tmp_path)
+    with pytest.raises(Stopped):
+        execute(job, signal_after(9, signal.SIGTERM))
+    rows = job.folder.metrics
+    lose_row(job.folder, 2)
+    with pytest.raises(InputError, match=r"metrics\.jsonl: no row of epoch 2, .* train again") as error:
+        execute(job)
+    assert "\n" not in str(error.value)
+    assert [row["epoch"] for row in job.folder.metrics] == [1], "what is left stays as it was"
+    job.folder.write_metrics(rows)  # brought back, as the line says
+    execute(job)
+    assert what_was_learned(job.folder) == what_was_learned(small_run(tmp_path / "whole"))
+
+
+def test_a_lost_last_row_is_trained_again_from_an_older_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "checkpoint_pause", lambda save_seconds: -1.0)
+    job = small_job(tmp_path)
+    with pytest.raises(Stopped):
+        execute(job, signal_after(8, signal.SIGTERM))
+    names = sorted(path.name for path in job.folder.checkpoints.glob("step-*"))
+    assert names == ["step-00000008", "step-00000009"]  # in the second epoch, and in the third
+    lose_row(job.folder, 2)
+    execute(job)
+    assert what_was_learned(job.folder) == what_was_learned(small_run(tmp_path / "whole"))
+
+
+def test_an_unfinished_run_whose_start_is_not_known_goes_on(tmp_path: Path) -> None:
+    job = small_job(tmp_path)
+    with pytest.raises(Stopped):
+        execute(job, signal_after(6, signal.SIGTERM))
+    environment = job.folder.environment
+    del environment["start"]
+    job.folder.write_environment(environment)
+    execute(job)
+    assert job.folder.is_finished
+    assert job.folder.environment["start"] == job.folder.environment["resumed"][0]
+
+
 def test_a_stop_signal_is_remembered_and_the_handlers_come_back() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with StopSignals() as stop:

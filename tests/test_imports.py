@@ -54,6 +54,8 @@ def room(module: str) -> str:
     _, *parts = module.split(".")
     if not parts:
         return "package"
+    if parts == ["table_file"]:
+        return "files"
     if parts[0] in METHOD:
         return "method"
     if parts[0] in LEAVES:

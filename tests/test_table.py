@@ -3,6 +3,8 @@
 import json
 import os
 import pickle
+import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from safetensors.torch import save_file
 from tests import reference
 from torch import nn
 
-from labelemb import LabelTable
+from labelemb import LabelTable, cli
 from labelemb import table as table_module
 
 NAMES = ["chó", "trai", "chạy", "hát", "đẹp"]
@@ -152,9 +154,35 @@ def test_saved_metadata_holds_format_version_and_names(tmp_path: Path) -> None:
     random_table(label_names=NAMES).save(path)
     content = path.read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    metadata = {"format": "labelemb.table", "version": "1"}
-    assert json.loads(header["__metadata__"].pop("label_names")) == NAMES
-    assert header["__metadata__"] == metadata
+    metadata = header["__metadata__"]
+    assert json.loads(metadata.pop("label_names")) == NAMES
+    assert re.fullmatch("[0-9a-f]{64}", metadata.pop("sha256"))
+    assert metadata == {"format": "labelemb.table", "version": "1"}
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_a_file_with_any_bit_flipped_never_loads_as_another_table(rank: int | None, tmp_path: Path) -> None:
+    path, table = tmp_path / "table.safetensors", random_table(3, rank, ["a", "b", "c"])
+    table.save(path)
+    content = path.read_bytes()
+    for position in range(len(content)):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        loaded = table
+        with suppress(ValueError):
+            loaded = LabelTable.load(path)
+        if loaded is not table:  # the flip hit the name of the checksum itself, or white space
+            assert loaded.label_names == table.label_names
+            assert all(torch.equal(loaded.state_dict()[name], value) for name, value in table.state_dict().items())
+
+
+def test_a_file_of_before_the_checksum_still_loads(tmp_path: Path) -> None:
+    table = random_table(label_names=NAMES)
+    save_file(table.state_dict(), tmp_path / "old", OURS | {"label_names": json.dumps(NAMES)})
+    loaded = LabelTable.load(tmp_path / "old")
+    assert torch.equal(loaded.weight, table.weight)
+    assert loaded.label_names == NAMES
 
 
 def one_line(error: pytest.ExceptionInfo[ValueError]) -> bool:
@@ -208,6 +236,9 @@ FOREIGN: dict[str, tuple[dict[str, torch.Tensor], dict[str, str]]] = {
     "names that are no JSON": ({"weight": torch.eye(3)}, OURS | {"label_names": "[cat"}),
     "names that are no list": ({"weight": torch.eye(3)}, OURS | {"label_names": '"cat"'}),
     "names that are a number": ({"weight": torch.eye(3)}, OURS | {"label_names": "3"}),
+    "names of endless depth": ({"weight": torch.eye(3)}, OURS | {"label_names": "[" * 100_000}),
+    "names that are numbers": ({"weight": torch.eye(3)}, OURS | {"label_names": "[0, 1, 2]"}),
+    "another checksum": ({"weight": torch.eye(3)}, OURS | {"sha256": "0" * 64}),
     "too few names": ({"weight": torch.eye(3)}, OURS | {"label_names": '["cat"]'}),
 }
 
@@ -273,6 +304,9 @@ def test_a_dense_table_of_too_many_labels_names_its_memory_and_the_way_out() -> 
         ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
         ({"num_classes": 3, "rank": 0}, "rank must be at least 1, or None for a dense table, got 0"),
         ({"num_classes": 3, "label_names": ["a"]}, "expected 3, got 1"),
+        ({"num_classes": 3, "label_names": [0, 1, 2]}, r"must be strings, got 0 of type int.*str\(name\)"),
+        ({"num_classes": 2, "label_names": ["a", None]}, r"must be strings, got None of type NoneType"),
+        ({"num_classes": 2, "label_names": [True, "b"]}, r"must be strings, got True of type bool"),
     ],
 )
 def test_bad_settings_are_refused(arguments: dict[str, Any], message: str) -> None:
@@ -287,10 +321,51 @@ def test_bad_settings_are_refused(arguments: dict[str, Any], message: str) -> No
         ([5], 1, "no label 5, expected 0 to 4"),
         ([-1], 1, "no label -1, expected 0 to 4"),
         (["dog"], 1, "no label 'dog', expected one of its names"),
+        ([1.7], 1, "no label 1.7, expected 0 to 4"),
+        ([1.0], 1, "no label 1.0, expected 0 to 4"),
+        ([True], 1, "no label True, expected 0 to 4"),
+        (torch.tensor([True]), 1, "no label True, expected 0 to 4"),
+        ([None], 1, "no label None, expected 0 to 4"),
         ([0], 0, "k must be at least 1, got 0"),
     ],
 )
-def test_bad_questions_are_refused(labels: list[int | str], k: int, message: str) -> None:
+def test_bad_questions_are_refused(labels: Any, k: int, message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         random_table(label_names=NAMES).nearest(labels, k)
     assert one_line(error)
+
+
+def test_labels_of_one_name_are_asked_for_by_index() -> None:
+    table = random_table(3, label_names=["ray", "boa", "ray"])
+    with pytest.raises(ValueError, match="labels 0 and 2 are both named 'ray': ask by index") as error:
+        table.nearest(["ray"])
+    assert one_line(error)
+    assert [len(pairs) for pairs in table.nearest([0, "boa", 2])] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_row_without_soft_labels_is_an_error_and_no_empty_answer(value: float) -> None:
+    table = random_table(label_names=NAMES)
+    with torch.no_grad():
+        table.weight[3, 1] = value
+    with pytest.raises(
+        ValueError, match="the row of label 'hát' has no soft labels: it holds NaN or infinity"
+    ) as error:
+        table.nearest(k=2)
+    assert one_line(error)
+    assert len(table.nearest(["chó"])) == 1
+
+
+def test_all_neighbours_are_printed_where_labels_share_a_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    random_table(3, label_names=["ray", "boa", "ray"]).save(tmp_path / "table")
+    assert cli._run(["neighbors", str(tmp_path / "table")]) == 0
+    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == ["ray", "boa", "ray"]
+
+
+def test_indices_of_other_integer_types_are_labels() -> None:
+    import numpy as np
+
+    table = random_table()
+    assert table.nearest(list(np.arange(2))) == table.nearest([0, 1]) == table.nearest(torch.arange(2).int())

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,15 +82,27 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
     Raises:
         ValueError: there are checkpoints, and all are damaged.
     """
+    return next(whole_checkpoints(folder), None)
+
+
+def whole_checkpoints(folder: Path) -> Iterator[dict[str, Any]]:
+    """The whole checkpoints of a run, newest first, each read when it is asked for.
+
+    Raises:
+        ValueError: there are checkpoints, and all are damaged.
+    """
     damage: ValueError | None = None
+    any_whole = False
     for path in _checkpoints(folder):
         try:
-            return load_checkpoint(path)
+            state = load_checkpoint(path)
         except ValueError as error:
             damage = error
-    if damage is not None:
+            continue
+        any_whole = True
+        yield state
+    if damage is not None and not any_whole:
         raise damage
-    return None
 
 
 def _checksum(document: Any) -> str:

@@ -251,7 +251,7 @@ def neighbors(
     table = LabelTable.load(path)
     names = table.label_names or [str(index) for index in range(table.num_classes)]
     chosen: list[str | int] = list(labels or names) if table.label_names else [int(label) for label in labels or names]
-    for label, pairs in zip(chosen, table.nearest(chosen, k), strict=True):
+    for label, pairs in zip(chosen, table.nearest(chosen if labels else None, k), strict=True):
         print(f"{label}\t" + "  ".join(f"{name} {value:.3f}" for name, value in pairs))
 
 

@@ -111,7 +111,10 @@ def execute(job: Job, report: Callable[[int, int, str], None] = lambda done, pla
         environment = describe_environment(device)
         before = job.folder.environment  # of an unfinished run, which is resumed
         if before:
-            environment |= {"start": before["start"], "resumed": [*before.get("resumed", []), environment["start"]]}
+            environment |= {
+                "start": before.get("start", environment["start"]),
+                "resumed": [*before.get("resumed", []), environment["start"]],
+            }
         job.folder.write_config(plain(job.settings))
         job.folder.write_environment(environment)
         train(task, job.settings, job.folder, report)

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from labelemb.checkpoint import load_newest, save_checkpoint
+from labelemb.checkpoint import save_checkpoint, whole_checkpoints
 from labelemb.config import LABEL_EMBEDDING_MODES, TABLE_MODES, InputError, RunSettings
 from labelemb.optimizers import lay_out_as_parameters, learning_rate_factor, make_optimizers
-from labelemb.run import RunFolder
+from labelemb.run import RunFolder, missing_rows
 from labelemb.stopping import Stopped, StopSignals
 from labelemb.terms import LossTerms
 
@@ -67,6 +67,7 @@ def train(task: Task, settings: RunSettings, folder: RunFolder, progress: Progre
         Stopped: SIGINT or SIGTERM came; a checkpoint was written first.
         FloatingPointError: the loss became NaN or infinite.
         OSError: the disk is full; the last checkpoint is whole.
+        InputError: rows that every checkpoint counts on are lost from metrics.jsonl.
     """
     loop = Loop(task, settings, folder, progress)
     if loop.soft_after:
@@ -199,8 +200,12 @@ class Loop:
         self.save_seconds = self.last_save - start
 
     def restore(self) -> None:
-        """Go back to the newest checkpoint, if there is one, and drop the rows that came after it."""
-        state = load_newest(self.folder.checkpoints)
+        """Go back to the newest checkpoint whose rows are there, if it has any, and drop the rows that came after it.
+
+        Raises:
+            InputError: there are checkpoints, and for each one rows of its epochs are lost.
+        """
+        state = self._newest_state()
         if state is None:
             self.folder.write_metrics([])
             return
@@ -215,6 +220,20 @@ class Loop:
         self.epoch, self.batch, self.seconds = position["epoch"], position["batch"], position["seconds"]
         self.sums.copy_(state["sums"])
         self.folder.write_metrics([row for row in self.folder.metrics if row["epoch"] <= self.epoch])
+
+    def _newest_state(self) -> dict[str, Any] | None:
+        rows, missing = self.folder.metrics, ""
+        for state in whole_checkpoints(self.folder.checkpoints):
+            epoch = state["position"]["epoch"]
+            missing = missing_rows([row for row in rows if row["epoch"] <= epoch], epoch)
+            if not missing:
+                return state
+        if missing:
+            raise InputError(
+                f"{self.folder.path / 'metrics.jsonl'}: {missing}, which the run's checkpoints count on: bring the "
+                "file back, or remove the run's folder and train again"
+            )
+        return None
 
 
 def _compile(task: Task) -> None:

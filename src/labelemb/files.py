@@ -1,10 +1,13 @@
-"""Writing files so that a reader, or a run that was killed, never finds half of one."""
+"""Writing files so that a reader, or a run that was killed, never finds half of one; reading what may be damaged."""
 
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
+
+_TEMPORARY = re.compile(r"\..+\.\w+\.[a-z0-9_]{8}")  # what mkstemp makes of `.NAME.`, where NAME ends as files do
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -27,6 +30,30 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def remove_temporary_files(folder: Path) -> None:
+    """Remove what `write_atomically` left directly in `folder` when it was killed; no other process may write there."""
+    for path in folder.glob(".*"):
+        if _TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+            path.unlink()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, empty where there is no such file.
+
+    Raises:
+        ValueError: names the file, which is something else.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is damaged: an object was expected")
+    return value
 
 
 def write_json(path: Path, value: Any) -> None:

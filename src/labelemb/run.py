@@ -15,7 +15,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from labelemb.files import write_atomically, write_json
+from labelemb.files import read_json, remove_temporary_files, write_atomically, write_json
 
 TABLE_FILE = "label_embedding.safetensors"
 
@@ -73,15 +74,15 @@ class RunFolder:
 
     @property
     def environment(self) -> dict[str, Any]:
-        return _read_json(self.path / "environment.json")
+        return read_json(self.path / "environment.json")
 
     @property
     def evaluation(self) -> dict[str, Any]:
-        return _read_json(self.path / "evaluation.json")
+        return read_json(self.path / "evaluation.json")
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other processes from this run meanwhile; makes the folder.
+        """Keep other processes from this run meanwhile; makes the folder, and clears it of files half written.
 
         Raises:
             ValueError: another process holds it.
@@ -93,6 +94,8 @@ class RunFolder:
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for folder in (self.path, self.checkpoints, self.examples):
+                    remove_temporary_files(folder)  # without the lock they might be another process's, still at work
             except BlockingIOError:
                 raise ValueError(f"{self.path}: another process is at work on this run") from None
             except OSError as error:
@@ -115,8 +118,8 @@ class RunFolder:
                 if number == len(lines):
                     break
                 raise ValueError(f"{path} is damaged at line {number}: {_first_line(error)}") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{path} is damaged at line {number}: an object was expected")
+            if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
+                raise ValueError(f"{path} is damaged at line {number}: a row with its epoch was expected")
             rows.append(row)
         return rows
 
@@ -136,15 +139,58 @@ class RunFolder:
         write_atomically(self.path / "metrics.jsonl", "".join(_metrics_line(row) for row in rows).encode())
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Add a row; it is on the disk when this returns, before any checkpoint that counts on it."""
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(_metrics_line(row))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def missing_rows(rows: Sequence[Mapping[str, Any]], num_epochs: int) -> str:
+    """What `rows` lack to be those of epochs 1 to `num_epochs`, in words; empty where they lack nothing."""
+    epochs = [row["epoch"] for row in rows]
+    expected = range(1, num_epochs + 1)
+    if epochs == list(expected):
+        return ""
+    first = next((epoch for epoch in expected if epoch not in epochs), None)
+    if first is None:
+        return f"other rows than one for each of {num_epochs} epochs, in order"
+    last = first
+    while last < num_epochs and last + 1 not in epochs:
+        last += 1
+    return f"no row of epoch {first}" if first == last else f"no row of epochs {first} to {last}"
 
 
 def find_runs(folder: Path) -> Iterator[RunFolder]:
-    """All runs at or below `folder`, modes in alphabetical order, seeds in order of their number."""
-    paths = [path.parent for path in folder.rglob("config.yaml")]
+    """All runs at or below `folder`, behind links too: modes in alphabetical order, seeds in order of their number."""
+    paths = [path for path in _folders(folder) if (path / "config.yaml").is_file()]
     for path in sorted(paths, key=lambda path: (path.parent.as_posix(), _seed(path), path.name)):
         yield RunFolder(path)
+
+
+def _folders(top: Path) -> Iterator[Path]:
+    """`top` and every folder below it, each once: links may lead to one place twice, or in a circle."""
+    seen: set[str] = set()
+    folders, links = deque([top]), deque[Path]()
+    while folders or links:
+        folder = folders.popleft() if folders else links.popleft()  # links last: a folder's own path is its name
+        place = os.path.realpath(folder)
+        if place in seen or not folder.is_dir():
+            continue
+        seen.add(place)
+        yield folder
+        for path in _entries(folder):
+            if path.is_symlink():
+                links.append(path)
+            elif path.is_dir():
+                folders.append(path)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except PermissionError:
+        return []
 
 
 def _seed(path: Path) -> int:
@@ -157,18 +203,6 @@ def _metrics_line(row: Mapping[str, Any]) -> str:
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
     }
     return json.dumps(finite, allow_nan=False) + "\n"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged: {_first_line(error)}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} is damaged: an object was expected")
-    return value
 
 
 def _first_line(error: Exception) -> str:

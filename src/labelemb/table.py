@@ -2,6 +2,7 @@
 
 import copy
 import json
+import operator
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from labelemb.files import write_atomically
+from labelemb.table_file import FORMAT, checked_label_names, checksum_of
 from labelemb.terms import is_distribution
 
 MAX_DENSE_CLASSES = 20_000
 _BLOCK_NUMEL = 2**24  # numbers in one block of rows when a large table is streamed: 64 MiB in float32
-_FORMAT, _VERSION = "labelemb.table", "1"
 
 
 class LabelTable(nn.Module):
@@ -27,10 +28,11 @@ class LabelTable(nn.Module):
     Args:
         num_classes: C, at least 1.
         rank: R of a low-rank table, at least 1; None for a dense one (at most 20,000 labels).
-        label_names: C names, kept when the table is saved and used by `nearest`.
+        label_names: C names, kept when the table is saved and used by `nearest`. Labels of one name are told apart by
+            their index alone.
 
     Raises:
-        ValueError: a size is not positive, the names are not C, or a dense table is asked for too many labels.
+        ValueError: a size is not positive, the names are not C strings, or a dense table is asked for too many labels.
 
     Source: Sun et al. 2017, arXiv 1710.10393, sections 2.2 (dense) and 2.3 (compressed).
     """
@@ -116,7 +118,8 @@ class LabelTable(nn.Module):
             For each label its (label, value) pairs, values descending, ties by index; names where the table has them.
 
         Raises:
-            ValueError: a label that the table does not have, or k below 1.
+            ValueError: a label that the table does not have, a name that several labels have, k below 1, or a row
+                that holds NaN or infinity.
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
@@ -124,6 +127,10 @@ class LabelTable(nn.Module):
         results: list[list[tuple[str | int, float]]] = []
         for block in _blocks(wanted, self.num_classes):
             soft = self.soft_labels(block)  # (K, C)
+            without = block[soft.isnan().any(dim=1)]
+            if len(without):
+                name = self._name(int(without[0]))
+                raise ValueError(f"the row of label {name!r} has no soft labels: it holds NaN or infinity")
             soft.scatter_(1, block[:, None], -1.0)  # a label is not its own neighbour
             for row in soft:
                 indices = _largest(row, min(k, self.num_classes - 1))
@@ -132,13 +139,14 @@ class LabelTable(nn.Module):
         return results
 
     def save(self, path: str | Path) -> None:
-        """Write the table as a safetensors file with its label names, atomically."""
+        """Write the table as a safetensors file with its label names and a checksum, atomically."""
         from safetensors.torch import save
 
-        metadata = {"format": _FORMAT, "version": _VERSION}
+        metadata = dict(FORMAT)
         if self.label_names is not None:
             metadata["label_names"] = json.dumps(self.label_names, ensure_ascii=False)
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        metadata |= checksum_of(save(tensors, metadata=metadata))
         write_atomically(Path(path), save(tensors, metadata=metadata))
 
     @classmethod
@@ -153,12 +161,12 @@ class LabelTable(nn.Module):
             FileNotFoundError: there is no such file.
             ValueError: the file is damaged, cut short, of another format or a later version, or has other names.
         """
-        tensors, metadata = _read(Path(path))
+        tensors, names = _read(Path(path))
         is_dense = "weight" in tensors
         num_classes, width = (*tensors["weight" if is_dense else "rows.weight"].shape, 0, 0)[:2]
         try:
             with torch.device("meta"):  # the file's tensors take the place of the initial values: draw none
-                table = cls(num_classes, rank=None if is_dense else width, label_names=_names(metadata))
+                table = cls(num_classes, rank=None if is_dense else width, label_names=names)
             if _kinds(tensors) != _kinds(table.state_dict()):
                 raise ValueError(f"expected {_kinds(table.state_dict())}, got {_kinds(tensors)}")
         except ValueError as error:
@@ -178,14 +186,17 @@ class LabelTable(nn.Module):
     def _indices(self, labels: Sequence[int | str] | Tensor | None) -> list[int]:
         if labels is None:
             return list(range(self.num_classes))
-        index_of = {name: index for index, name in enumerate(self.label_names or [])}
+        names = list(enumerate(self.label_names or []))
+        first, last = ({name: index for index, name in order} for order in (reversed(names), names))
         indices = []
         for label in labels.tolist() if isinstance(labels, Tensor) else labels:
-            index = index_of.get(label) if isinstance(label, str) else label
+            index = first.get(label) if isinstance(label, str) else _as_integer(label)
             if index is None or not 0 <= index < self.num_classes:
                 expected = "one of its names" if isinstance(label, str) else f"0 to {self.num_classes - 1}"
                 raise ValueError(f"the table has no label {label!r}, expected {expected}")
-            indices.append(int(index))
+            if isinstance(label, str) and index != last[label]:
+                raise ValueError(f"labels {index} and {last[label]} are both named {label!r}: ask by index")
+            indices.append(index)
         return indices
 
 
@@ -237,15 +248,29 @@ def _largest(row: Tensor, k: int) -> Tensor:
     return candidates[row[candidates].sort(descending=True, stable=True).indices]
 
 
+def _as_integer(label: object) -> int | None:
+    """`label` where it is an integer of any type; True is none, 1.0 neither."""
+    try:
+        return None if isinstance(label, bool) else operator.index(label)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
 def _checked_names(label_names: Sequence[str] | None, num_classes: int) -> list[str] | None:
     if label_names is None:
         return None
     if len(label_names) != num_classes:
         raise ValueError(f"label_names must have one name a label: expected {num_classes}, got {len(label_names)}")
+    for name in label_names:
+        if not isinstance(name, str):
+            raise ValueError(
+                f"label_names must be strings, got {name!r} of type {type(name).__name__}: "
+                "pass [str(name) for name in label_names]"
+            )
     return list(label_names)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read(path: Path) -> tuple[dict[str, Tensor], list[str] | None]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -257,12 +282,10 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
-    if metadata.get("format") != _FORMAT or metadata.get("version") != _VERSION:
-        found = f"format {metadata.get('format')!r}, version {metadata.get('version')!r}"
-        raise ValueError(f"{path} is no label table of version {_VERSION}: it says {found}")
+    names = checked_label_names(path, metadata)
     if "weight" not in tensors and "rows.weight" not in tensors:
         raise ValueError(f"{path} has neither a dense nor a low-rank table: {sorted(tensors)}")
-    return tensors, metadata
+    return tensors, names
 
 
 def _kinds(tensors: dict[str, Tensor]) -> dict[str, str]:
@@ -271,10 +294,3 @@ def _kinds(tensors: dict[str, Tensor]) -> dict[str, str]:
         name: f"{'floating point' if value.is_floating_point() else value.dtype} {tuple(value.shape)}"
         for name, value in tensors.items()
     }
-
-
-def _names(metadata: dict[str, str]) -> list[str] | None:
-    names = json.loads(metadata.get("label_names", "null"))
-    if names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        return names
-    raise ValueError("label_names must be a list of names")

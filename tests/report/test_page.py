@@ -145,6 +145,17 @@ def test_unfinished_runs_alone_still_make_a_page(make_run: MakeRun, tmp_path: Pa
     assert not (tmp_path / "heatmap.svg").exists()
 
 
+def test_damaged_runs_alone_still_make_a_page_and_are_drawn_nowhere(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("emb", 0)
+    run.write_metrics(run.metrics[1:])
+    page = read(write_report([tmp_path]))
+    assert "Left out, damaged: emb, seed 0" in page.text
+    assert "no row of epoch 1" in page.text
+    assert "Finished runs: none." in page.text
+    assert "Final means: none." in next(attrs["alt"] or "" for tag, attrs in page.elements if tag == "img")
+    assert json.loads((tmp_path / "summary.json").read_text())["modes"] == {}
+
+
 def test_an_unknown_label_is_refused_before_anything_is_written(make_run: MakeRun, tmp_path: Path) -> None:
     make_run("emb", 0)
     with pytest.raises(ValueError, match="no label 'eleven'"):

@@ -53,6 +53,22 @@ def test_unfinished_runs_are_kept_apart(make_run: MakeRun, tmp_path: Path) -> No
     assert [run.seed for run in results.unfinished] == [1]
 
 
+@pytest.mark.parametrize("lost", [slice(None), slice(-2, None), slice(4, 5), slice(0, 1)])
+@pytest.mark.parametrize("metric", ["test_error", "bleu"])
+def test_a_finished_run_that_lost_rows_is_in_no_mean(
+    make_run: MakeRun, tmp_path: Path, lost: slice, metric: str
+) -> None:
+    whole, damaged = (make_run("emb", seed, metric=metric) for seed in (0, 1))
+    rows = damaged.metrics
+    del rows[lost]
+    damaged.write_metrics(rows)
+    results = read_results([tmp_path])
+    assert [run.folder.path for run in results.modes["emb"]] == [whole.path]
+    assert [run.folder.path for run in results.damaged] == [damaged.path]
+    assert results.unfinished == []
+    assert summary(results)["modes"]["emb"]["seeds"] == [0]
+
+
 def test_two_folders_of_one_recipe_are_merged_by_mode_and_seed(make_run: MakeRun, tmp_path: Path) -> None:
     runs = [make_run("emb", 1), make_run("emb", 0), make_run("baseline", 0)]
     results = read_results([run.path for run in runs] + [tmp_path])  # a run met twice counts once
@@ -130,7 +146,7 @@ def test_a_folder_without_runs_is_an_error_that_names_it(tmp_path: Path) -> None
         ("config.yaml", "recipe: digits\nmode: emb\nseed: 0\nmetric: luck\n", r"metric is one of .*, not luck"),
         ("metrics.jsonl", '{"epoch"\n{"epoch": 2}\n', r"metrics.jsonl is damaged at line 1"),
         ("metrics.jsonl", "3\n", r"metrics.jsonl is damaged at line 1"),
-        ("metrics.jsonl", '{"step": 3}\n', r"metrics.jsonl is damaged at line 1: a row has an epoch"),
+        ("metrics.jsonl", '{"step": 3}\n', r"metrics.jsonl is damaged at line 1: a row with its epoch was expected"),
         ("evaluation.json", '{"calibration"', r"evaluation.json is damaged"),
         ("environment.json", "[]", r"environment.json is damaged"),
     ],

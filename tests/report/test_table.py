@@ -18,6 +18,7 @@ def cells(folder: Path) -> dict[str, dict[str, str]]:
 def flat(run: RunFolder, errors: list[float], seconds: float = 2.0) -> None:
     """Replace the curve by given errors."""
     rows = [{"epoch": epoch, "test_error": error, "seconds": seconds} for epoch, error in enumerate(errors, start=1)]
+    run.write_config(run.config | {"epochs": len(errors)})
     run.write_metrics([{**row, "test_nll": 0.5, "test_ece": 0.02} for row in rows])
 
 
@@ -128,6 +129,26 @@ def test_every_line_of_the_markdown_table_has_the_same_cells(
 def test_mode_names_are_escaped_in_html(make_run: MakeRun, tmp_path: Path) -> None:
     make_run("<b>&", 0)
     assert "&lt;b&gt;&amp;" in html(comparison(read_results([tmp_path])))
+
+
+def test_a_run_that_lost_rows_is_named_under_the_table_and_in_the_terminal(make_run: MakeRun, tmp_path: Path) -> None:
+    for seed in range(3):
+        make_run("emb", seed)
+    damaged = make_run("emb", 3)
+    damaged.write_metrics(damaged.metrics[:-2])
+    line = (
+        f"Left out, damaged: emb, seed 3 ({damaged.path / 'metrics.jsonl'}: no row of epochs 29 to 30); bring the file "
+        "back, or remove the run's folder and train again."
+    )
+    assert line in comparison(read_results([tmp_path])).notes
+    assert summary_text([tmp_path]).splitlines()[-1] == line
+    assert summary_text([tmp_path]).splitlines()[2].split()[:2] == ["emb", "3"]
+
+
+def test_terminal_says_which_run_is_left_out_as_unfinished(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("emb", 0)
+    make_run("emb", 1, done=7)
+    assert summary_text([tmp_path]).splitlines()[-1] == "Left out, unfinished: emb, seed 1 (epoch 7 of 30)."
 
 
 def test_terminal_table_is_short_and_aligned(make_run: MakeRun, tmp_path: Path) -> None:

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from labelemb.report import words
 from labelemb.report.summary import read_results
-from labelemb.report.words import LabelTables, frequent_words, is_special, learned_tables
+from labelemb.report.words import LabelTables, chosen_labels, frequent_words, is_special, learned_tables
 from labelemb.run import RunFolder
+from labelemb.table import LabelTable
 
 MakeRun = Callable[..., RunFolder]
 
@@ -126,3 +128,41 @@ def test_a_half_written_table_is_named(make_run: MakeRun, tmp_path: Path) -> Non
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(ValueError, match=r"label_embedding.safetensors is damaged"):
         tables(tmp_path)
+
+
+def test_a_table_with_a_bit_flipped_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("emb", 0, label_names=["a", "b", "c"])
+    table = LabelTable(3, label_names=["a", "b", "c"])
+    table.save(run.table)
+    assert tables(tmp_path).names == ["a", "b", "c"]
+    content = bytearray(run.table.read_bytes())
+    content[-1] ^= 1
+    run.table.write_bytes(content)
+    with pytest.raises(ValueError, match=r"label_embedding\.safetensors is damaged: its checksum does not fit"):
+        tables(tmp_path)
+
+
+@pytest.mark.parametrize("names", ["[" * 100_000, "[0, 1, 2]", "3", '["a", "b"]'])
+def test_a_table_of_bad_names_is_refused(make_run: MakeRun, tmp_path: Path, names: str) -> None:
+    run = make_run("emb", 0)
+    metadata = {"format": "labelemb.table", "version": "1", "label_names": names}
+    save_file({"weight": np.eye(3, dtype=np.float32)}, run.table, metadata=metadata)
+    with pytest.raises(ValueError, match=r"label_embedding\.safetensors .*names") as error:
+        tables(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_labels_of_one_name_are_asked_for_by_number(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("emb", 0, label_names=["ray", "boa", "ray"])
+    with pytest.raises(ValueError, match="labels 0 and 2 are both named 'ray': ask by number"):
+        chosen_labels(tables(tmp_path), ["ray"])
+    assert chosen_labels(tables(tmp_path), ["2", "boa"]) == [2, 1]
+
+
+def test_a_row_that_holds_nan_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("emb", 0)
+    weight = np.eye(10, dtype=np.float32)
+    weight[4, 2] = np.nan
+    save_file({"weight": weight}, run.table, metadata={"format": "labelemb.table", "version": "1"})
+    with pytest.raises(ValueError, match=r"label_embedding\.safetensors: the row of label '4' has no soft labels"):
+        tables(tmp_path).rows([3, 4])

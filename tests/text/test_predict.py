@@ -171,6 +171,10 @@ def test_checkpoint_of_another_vocabulary_is_refused(
     source = corpus_folder.parent / "test.src"
     with pytest.raises(InputError, match=r"target\.vocabulary\.json is not the vocabulary that the run was trained"):
         predict(task, replace(options, src=source))
+    for content in ("{", "[]", "{}", '{"vocabularies": []}'):
+        (task.folder.path / "corpus.json").write_text(content)
+        with pytest.raises(ValueError, match=r"corpus\.json is damaged"):
+            predict(task, replace(options, src=source))
     (task.folder.path / "corpus.json").unlink()
     with pytest.raises(InputError, match=r"no corpus\.json; expected the folder of a text run"):
         predict(task, replace(options, src=source))

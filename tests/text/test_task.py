@@ -162,6 +162,34 @@ def test_best_network_keeps_the_earliest_of_equals_and_one_file(tmp_path: Path) 
     assert [path.name for path in tmp_path.glob("best-*")] == ["best-00000020.safetensors"]
 
 
+BEST = {"epoch": 1, "step": 5, "score": 1.0, "file": "best-00000005.safetensors"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"epoch": ',
+        "[]",
+        "",
+        "{}",
+        json.dumps(BEST | {"score": None}),
+        json.dumps(BEST | {"epoch": "1"}),
+        json.dumps(BEST | {"file": 3}),
+        json.dumps(BEST | {"file": "../best-00000005.safetensors"}),
+    ],
+)
+def test_a_damaged_record_of_the_best_network_is_named(tmp_path: Path, content: str) -> None:
+    best = BestNetwork(tmp_path / "checkpoints")
+    best.offer(torch.nn.Linear(1, 1), 1, 5, 1.0)
+    assert best.record == BEST
+    (tmp_path / "best-00000005.safetensors").write_bytes(b"")
+    (tmp_path / "checkpoints" / "best.json").write_text(content)
+    for use in (best.load, lambda: best.offer(torch.nn.Linear(1, 1), 2, 10, 2.0)):
+        with pytest.raises(ValueError, match=r"checkpoints/best\.json is damaged") as error:
+            use()
+        assert "\n" not in str(error.value)
+
+
 def test_run_folder_holds_what_the_page_shows(make_task: MakeTask) -> None:
     task = run(make_task("baseline"))
     evaluation = task.folder.evaluation

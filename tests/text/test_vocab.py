@@ -134,6 +134,28 @@ def test_a_bad_vocabulary_file_is_named(tmp_path: Path, content: str | None, mes
         Vocabulary.load(path)
 
 
+MARKED = ["a▁b", "▁", "▁a", "a▁", "▁▁a  ▁ b▁, ▁.", "a b▁c", "☂▁☂"]
+
+
+@pytest.mark.parametrize("lines", [[*LINES, *MARKED, *MARKED], LINES])  # known to the vocabulary, and not
+@pytest.mark.parametrize("lower", [False, True])
+def test_subwords_keep_a_mark_of_the_text_that_looks_like_their_own_for_a_space(lines: list[str], lower: bool) -> None:
+    vocabulary = Vocabulary.build(lines, unit="bpe", lower=lower, size=200)
+    for line in [*MARKED, *LINES]:
+        assert vocabulary.join(vocabulary.split(line)) == (line.lower() if lower else line)
+        assert len(vocabulary.split(line)) == len(vocabulary.encode(line))
+    if lines is not LINES:
+        assert vocabulary.decode(vocabulary.encode("a▁b ▁")) == "a▁b ▁"
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_no_decoded_line_has_a_line_feed_in_it(unit: Unit) -> None:
+    vocabulary = Vocabulary.build(MARKED * 3, unit=unit, lower=False, size=100)
+    assert "\n" not in vocabulary.decode(range(len(vocabulary)))
+    copied = build("bpe").split("▁")  # an unknown word of a source of subwords
+    assert "\n" not in vocabulary.join(copied)
+
+
 def test_a_size_without_room_is_refused() -> None:
     with pytest.raises(ValueError, match="no room beside its 4 special symbols"):
         build("word", size=4)

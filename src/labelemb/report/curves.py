@@ -39,7 +39,8 @@ def draw_curves(results: Results) -> tuple[Figure, str]:
             axes.plot(*_points(middle), color=color(mode), linewidth=1.9, linestyle=pattern, label=label, marker=marker)
             shown += [list(curve.items()) for curve in [*finished, *unfinished] if curve]
         _set_axes(axes, results, shown)
-        axes.legend(handlelength=1.6)
+        if axes.has_data():  # all runs may be damaged, and damaged ones are drawn nowhere
+            axes.legend(handlelength=1.6)
     return figure, _caption(axes, results, shown)
 
 

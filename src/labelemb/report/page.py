@@ -185,7 +185,9 @@ def _title(run: Run) -> str:
 
 
 def _final(run: Run) -> str:
-    return "unfinished" if run.final is None else f"{run.final:.6g}"
+    if run.final is None:
+        return "damaged" if run.damage else "unfinished"
+    return f"{run.final:.6g}"
 
 
 def _distinct(mappings: Sequence[dict[str, Any]]) -> dict[str, str]:

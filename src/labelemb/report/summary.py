@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from labelemb import stats
-from labelemb.run import RunFolder, find_runs
+from labelemb.run import RunFolder, find_runs, missing_rows
 
 MODE_ORDER = ("baseline", "smoothing", "online-smoothing", "tfkd", "emb", "emb-start", "emb-frozen")
 
@@ -54,9 +54,6 @@ class Run:
             int(self.config["seed"]),
         )
         self.rows = folder.metrics
-        for number, row in enumerate(self.rows, start=1):
-            if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
-                raise ValueError(f"{folder.path / 'metrics.jsonl'} is damaged at line {number}: a row has an epoch")
         self.evaluation = folder.evaluation
         self.environment = folder.environment
         name = str(self.config.get("metric", "test_error"))
@@ -68,13 +65,27 @@ class Run:
         """epoch -> value of `column`; epochs without a finite value are left out."""
         return {int(row["epoch"]): float(row[column]) for row in self.rows if row.get(column) is not None}
 
+    @property
+    def has_ended(self) -> bool:
+        return self.environment.get("end") is not None
+
+    @property
+    def damage(self) -> str:
+        """What a run that came to its end has lost of its rows since, in words; empty for all others.
+
+        Its last row would stand for it in the table: after a loss, that is the row of an earlier epoch.
+        """
+        epochs = self.config.get("epochs")
+        missing = missing_rows(self.rows, epochs) if self.has_ended and isinstance(epochs, int) else ""
+        return f"{self.folder.path / 'metrics.jsonl'}: {missing}" if missing else ""
+
     @cached_property
     def final(self) -> float | None:
-        """The number this run stands for; None while it is unfinished.
+        """The number this run stands for; None while it is unfinished, or where it is damaged.
 
         Images: the test error of the last epoch. Text: the test score of the best checkpoint by development score.
         """
-        if self.environment.get("end") is None:
+        if not self.has_ended or self.damage:
             return None
         if self.metric.name == "test_error":
             return self.last("test_error")
@@ -93,16 +104,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Results:
-    """Runs of one recipe: finished ones by mode (baseline first) in order of seed, and those still under way."""
+    """Runs of one recipe: finished ones by mode (baseline first) in order of seed, those under way, damaged ones."""
 
     recipe: str
     metric: Metric
     modes: dict[str, list[Run]]
     unfinished: list[Run]
+    damaged: list[Run]
 
     @property
     def all_runs(self) -> list[Run]:
-        return [run for runs in self.modes.values() for run in runs] + self.unfinished
+        return [run for runs in self.modes.values() for run in runs] + self.unfinished + self.damaged
 
     def finals(self, mode: str) -> dict[int, float]:
         """seed -> final value."""
@@ -152,7 +164,9 @@ def read_results(folders: Sequence[Path]) -> Results:
     for run in ordered:
         if run.final is not None:
             modes.setdefault(run.mode, []).append(run)
-    return Results(ordered[0].recipe, ordered[0].metric, modes, [run for run in ordered if run.final is None])
+    damaged = [run for run in ordered if run.damage]
+    unfinished = [run for run in ordered if run.final is None and not run.damage]
+    return Results(ordered[0].recipe, ordered[0].metric, modes, unfinished, damaged)
 
 
 def summary(results: Results) -> dict[str, Any]:

@@ -21,13 +21,13 @@ class Table(NamedTuple):
 
 
 def summary_text(folders: Sequence[Path]) -> str:
-    """The short table of the runs at or below `folders`, for the terminal.
+    """The short table of the runs at or below `folders`, for the terminal, and which runs are not in it.
 
     Raises:
         ValueError: as `read_results`.
     """
     results = read_results(folders)
-    return plain(comparison(results))
+    return "\n".join([plain(comparison(results)), *_left_out(results)])
 
 
 def comparison(results: Results) -> Table:
@@ -186,10 +186,20 @@ def _notes(results: Results) -> list[str]:
     )
     if _paper_figures(results):
         notes.append("Paper: the figures of arXiv 1710.10393, on other machines.")
+    return notes + _left_out(results)
+
+
+def _left_out(results: Results) -> list[str]:
+    notes = []
     for run in results.unfinished:
         last = int(run.rows[-1]["epoch"]) if run.rows else 0
         notes.append(
             f"Left out, unfinished: {run.mode}, seed {run.seed} (epoch {last} of {run.config.get('epochs', '?')})."
+        )
+    for run in results.damaged:
+        notes.append(
+            f"Left out, damaged: {run.mode}, seed {run.seed} ({run.damage}); bring the file back, or remove the run's "
+            "folder and train again."
         )
     return notes
 

@@ -4,7 +4,6 @@ Rows are read from label_embedding.safetensors without torch, only those asked f
 blocks of columns, so that neither a large vocabulary nor a large rank needs its whole table in memory.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from labelemb.report.summary import Results, Run
+from labelemb.table_file import checked_label_names
 
 Array = NDArray[np.float64]
 
@@ -56,9 +56,14 @@ class LabelTables:
         """For each run, softmax(e_y) of `labels` (K,): (K, C), rows sum to 1."""
         for run in self.runs:
             logits = _row_logits(run.folder.table, labels).astype(np.float64)  # (K, C)
-            logits -= logits.max(axis=1, keepdims=True)
+            with np.errstate(invalid="ignore"):  # what is no number is refused below, by its label
+                logits -= logits.max(axis=1, keepdims=True)
             np.exp(logits, out=logits)
-            yield logits / logits.sum(axis=1, keepdims=True)
+            soft = logits / logits.sum(axis=1, keepdims=True)
+            if np.isnan(soft).any():
+                name = self.names[labels[int(np.isnan(soft).any(axis=1).argmax())]]
+                raise ValueError(f"{run.folder.table}: the row of label {name!r} has no soft labels: it holds NaN")
+            yield soft
 
     def rows(self, labels: Sequence[int]) -> Array:
         """The mean over runs of softmax(e_y): (K, C)."""
@@ -111,7 +116,7 @@ def chosen_labels(tables: LabelTables, labels: Sequence[str]) -> list[int]:
     """Indices of labels that somebody asked for, each once.
 
     Raises:
-        ValueError: the table has no such label; the nearest name is given.
+        ValueError: the table has no such label; the nearest name is given. Or several labels have that name.
     """
     indices = []
     for label in labels:
@@ -119,6 +124,9 @@ def chosen_labels(tables: LabelTables, labels: Sequence[str]) -> list[int]:
         if index is None:
             close = get_close_matches(label, tables.names[:NUM_SEARCHED], 1)
             raise ValueError(f"the table has no label {label!r}" + (f", nearest is {close[0]!r}" if close else ""))
+        same = [other for other, name in enumerate(tables.names) if name == label]
+        if len(same) > 1:
+            raise ValueError(f"labels {same[0]} and {same[-1]} are both named {label!r}: ask by number")
         indices.append(index)
     return list(dict.fromkeys(indices))
 
@@ -151,19 +159,18 @@ def _blocks(labels: Sequence[int], num_labels: int) -> Iterator[list[int]]:
 def _read_labels(path: Path) -> list[str]:
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
+            names = checked_label_names(path, file.metadata() or {})
             name = next((name for name in ("weight", "rows.weight") if name in file.keys()), None)  # noqa: SIM118
-            if metadata.get("format") != "labelemb.table" or name is None:
-                raise ValueError(f"{path} is no label table: its format is {metadata.get('format')}")
+            if name is None:
+                raise ValueError(f"{path} is damaged: it has neither a dense nor a low-rank table")
             num_labels = file.get_slice(name).get_shape()[0]
-        names = json.loads(metadata.get("label_names", "null"))
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except SafetensorError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if names is None:
         return [str(label) for label in range(num_labels)]
     if len(names) != num_labels:
         raise ValueError(f"{path} is damaged: {num_labels} labels but {len(names)} names")
-    return [str(name) for name in names]
+    return names
 
 
 def _row_logits(path: Path, labels: Sequence[int]) -> NDArray[np.float32]:

@@ -6,7 +6,6 @@ In the run folder: `corpus.json`, `source.vocabulary.json`, `target.vocabulary.j
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from labelemb.checkpoint import load_newest
 from labelemb.config import InputError, TextSettings
-from labelemb.files import write_atomically, write_json
+from labelemb.files import read_json, write_atomically, write_json
 from labelemb.run import RunFolder
 from labelemb.text.corpus import SIDES, Corpus
 from labelemb.text.scores import ROUGE_SIGNATURE, bleu, rouge
@@ -37,9 +36,20 @@ class BestNetwork:
 
     @property
     def record(self) -> dict[str, Any] | None:
-        """What best.json holds: epoch, step, score, file; None before the first evaluation."""
+        """What best.json holds: epoch, step, score, file; None before the first evaluation.
+
+        Raises:
+            ValueError: names the file, which is damaged.
+        """
         path = self._folder / "best.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if not path.is_file():
+            return None
+        record = read_json(path)
+        kinds = {"epoch": int, "step": int, "score": int | float, "file": str}
+        whole = all(isinstance(record.get(key), kind) for key, kind in kinds.items())
+        if not whole or Path(record["file"]).name != record["file"]:
+            raise ValueError(f"{path} is damaged: expected epoch, step, score and the name of a file beside it")
+        return record
 
     def offer(self, network: nn.Module, epoch: int, step: int, score: float) -> None:
         """Keep `network` if its score is the highest; an epoch that is done again replaces its own."""
@@ -59,6 +69,7 @@ class BestNetwork:
 
         Raises:
             InputError: nothing was kept yet, or it is damaged.
+            ValueError: best.json is damaged.
         """
         record = self.record
         if record is None:
@@ -77,7 +88,7 @@ def write_vocabularies(folder: RunFolder, corpus: Corpus) -> None:
     """
     path = folder.path / "corpus.json"
     described = {key: corpus.metadata[key] for key in ("unit", "lower", "share", "vocabularies")}
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != described:
+    if path.is_file() and read_json(path) != described:
         raise InputError(
             f"{folder.path} was started with other vocabularies than {corpus.folder}: choose another --output"
         )
@@ -92,20 +103,26 @@ def load_vocabularies(folder: RunFolder) -> tuple[Vocabulary, Vocabulary, bool]:
 
     Raises:
         InputError: they are missing, or others than the run was trained with.
+        ValueError: a file of theirs is damaged.
     """
     path = folder.path / "corpus.json"
     if not path.is_file():
         raise InputError(f"{folder.path}: no {path.name}; expected the folder of a text run")
-    described = json.loads(path.read_text(encoding="utf-8"))
+    described = read_json(path)
+    try:
+        sums = {side: described["vocabularies"][side]["sha256"] for side in SIDES}
+        share = bool(described["share"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: it does not say the sums of both vocabularies: {error}") from None
     vocabularies = []
     for side in SIDES:
         vocabulary = Vocabulary.load(folder.path / f"{side}.vocabulary.json")
-        if vocabulary.fingerprint != described["vocabularies"][side]["sha256"]:
+        if vocabulary.fingerprint != sums[side]:
             raise InputError(
                 f"{folder.path}: {side}.vocabulary.json is not the vocabulary that the run was trained with"
             )
         vocabularies.append(vocabulary)
-    return vocabularies[0], vocabularies[1], described["share"]
+    return vocabularies[0], vocabularies[1], share
 
 
 def load_trained_network(

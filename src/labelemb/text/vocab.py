@@ -26,6 +26,7 @@ SPECIAL_SYMBOLS = ("<pad>", "<unk>", "<s>", "</s>")
 FORMAT = "labelemb.vocabulary"
 VERSION = 1
 SPACE_MARK = "\N{LOWER ONE EIGHTH BLOCK}"  # what a subword writes in a space's place
+_TEXTS_OWN_MARK = "\n"  # and in the place of that character in the text: no line has a line feed
 
 
 class Vocabulary:
@@ -36,7 +37,8 @@ class Vocabulary:
 
     * `word`: cut at white space, joined again with single spaces;
     * `char`: every character is a token, a run of white space is one space;
-    * `bpe`: subwords over the stripped line, spaces kept, so that joining gives the raw line back.
+    * `bpe`: subwords over the stripped line, spaces kept, so that joining gives the raw line back. A token has U+2581
+      for a space, and a line feed for U+2581.
 
     Ids 0 to 3 are `<pad>`, `<unk>`, `<s>`, `</s>`. Raw text that happens to contain these strings never becomes
     `<pad>`, `<s>` or `</s>`.
@@ -137,10 +139,10 @@ class Vocabulary:
 
     def join(self, tokens: Iterable[str]) -> str:
         """The text that tokens stand for: the inverse of `split`."""
-        if self.unit == "word":
-            return " ".join(tokens)
-        text = "".join(tokens)
-        return text.replace(SPACE_MARK, " ").removeprefix(" ") if self.unit == "bpe" else text
+        text = (" " if self.unit == "word" else "").join(tokens)
+        if self.unit == "bpe":
+            text = text.replace(SPACE_MARK, " ").removeprefix(" ")
+        return text.replace(_TEXTS_OWN_MARK, SPACE_MARK)  # in all: a token may be copied from a source of subwords
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; `<pad>`, `<s>`, `</s>` are left out, an unknown token reads `<unk>`."""
@@ -212,8 +214,13 @@ class Vocabulary:
 
 
 def clean_line(line: str, *, unit: Unit, lower: bool) -> str:
-    """A raw line as its unit cuts it: lower-cased if asked, without the white space that carries no token."""
+    """A raw line as its unit cuts it: lower-cased if asked, without the white space that carries no token.
+
+    For `bpe` the text's own U+2581 is out of the way of the one that stands for a space.
+    """
     line = " ".join(line.split()) if unit == "char" else line.strip()
+    if unit == "bpe":
+        line = line.replace(SPACE_MARK, _TEXTS_OWN_MARK)
     return line.lower() if lower else line
 
 
