@@ -16,6 +16,7 @@ FILES = {
     for path in sorted(SOURCE.rglob("*.py"))
 }
 METHOD = {
+    "calls",
     "closed_form",
     "forgotten",
     "fused",
@@ -24,6 +25,7 @@ METHOD = {
     "label_plan",
     "loss",
     "modes",
+    "ranks",
     "table",
     "terms",
 }
