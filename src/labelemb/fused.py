@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from labelemb.forgotten import ForgottenParameters
 from labelemb.fused_pass import FixedSoftLabel, FusedPass, Inputs, Settings
 from labelemb.label_plan import LabelPlan, plan_labels
+from labelemb.ranks import RankAgreement
 from labelemb.table import LabelTable
 from labelemb.terms import LossTerms, Reduction, Weights, check_labels, check_num_items, is_distribution, prepare
 
@@ -47,6 +48,7 @@ class _LabelEmbedding(_Reduced, Protocol):
     aux_head: nn.Linear | None
     table: LabelTable
     forgotten: ForgottenParameters
+    ranks: RankAgreement
 
 
 class _FixedSoftLabel(_Reduced, Protocol):
@@ -172,6 +174,7 @@ def fused_label_embedding_terms(
     """
     assert isinstance(criterion, nn.Module)
     criterion.forgotten.check(criterion, head.weight)
+    criterion.ranks.check(criterion, head.weight)
     aux, table = criterion.aux_head, criterion.table
     inputs = Inputs(
         features,

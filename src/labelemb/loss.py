@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from labelemb.closed_form import index_terms
 from labelemb.forgotten import ForgottenParameters
 from labelemb.fused import fused_label_embedding_terms
+from labelemb.ranks import RankAgreement
 from labelemb.table import LabelTable, make_table
 from labelemb.terms import (
     LossTerms,
@@ -133,6 +134,7 @@ class LabelEmbeddingLoss(nn.Module):
         self.table = make_table(num_classes, rank, table, freeze_table)
         self.aux_head = None if freeze_table else nn.Linear(num_features, num_classes)
         self.forgotten = ForgottenParameters()
+        self.ranks = RankAgreement()
 
     def forward(
         self, logits: Tensor, target: Tensor, features: Tensor | None = None, *, num_items: Tensor | int | None = None
@@ -168,6 +170,7 @@ class LabelEmbeddingLoss(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         check_call(logits, target, self.num_classes, self.ignore_index, num_items, self.reduction)
         self.forgotten.check(self, logits)
+        self.ranks.check(self, logits)
         logits = widened(logits)
         target, item_weight = prepare(
             target, self.class_weight, self.ignore_index, num_items, self.reduction, logits.dtype
