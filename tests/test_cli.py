@@ -185,7 +185,10 @@ def test_a_missing_package_is_named_with_its_extra(capsys: Output, monkeypatch: 
         raise ModuleNotFoundError("No module named 'tokenizers'", name="tokenizers")
 
     monkeypatch.setattr(cli, "recipe_names", fail)
-    assert refused(capsys, "recipes") == "this command needs tokenizers: pip install 'labelemb[text]'"
+    assert refused(capsys, "recipes") == (
+        "this command needs tokenizers: "
+        "pip install 'labelemb[text]', or in a checkout of labelemb: pip install '.[text]'"
+    )
 
 
 def test_one_s_own_network_is_trained(capsys: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,4 +279,7 @@ def test_an_installation_without_the_extra_says_what_to_install(
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2
-    assert capsys.readouterr().err == "labelemb: the command line needs typer: pip install 'labelemb[train]'\n"
+    assert capsys.readouterr().err == (
+        "labelemb: the command line needs typer: "
+        "pip install 'labelemb[train]', or in a checkout of labelemb: pip install '.[train]'\n"
+    )

@@ -16,6 +16,7 @@ FILES = {
     for path in sorted(SOURCE.rglob("*.py"))
 }
 METHOD = {
+    "calls",
     "closed_form",
     "forgotten",
     "fused",
@@ -24,10 +25,11 @@ METHOD = {
     "label_plan",
     "loss",
     "modes",
+    "ranks",
     "table",
     "terms",
 }
-LEAVES = {"config", "recipe", "run", "seeds", "stats", "stopping"}  # without torch
+LEAVES = {"config", "extras", "recipe", "run", "seeds", "stats", "stopping"}  # without torch
 TORCH_LEAVES = {"checkpoint", "device", "metrics", "optimizers"}
 HEAVY = {"datasets", "matplotlib", "numpy", "scipy", "sklearn", "tokenizers", "sacrebleu", "rouge_score", "PIL"}
 
@@ -44,7 +46,7 @@ ALLOWED = {
     "report": {"report", "leaves"},
     "terminal": {"compare"},
     "cli": {"cli", "compare", "terminal", "report", "classify", "text", "engine", "leaves", "torch leaves", "method"},
-    "__main__": {"cli"},
+    "__main__": {"cli", "leaves"},
     "package": {"method"},
 }
 

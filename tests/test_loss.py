@@ -599,3 +599,14 @@ def test_the_package_offers_its_public_names_alone() -> None:
     import labelemb
 
     assert dir(labelemb) == sorted([*labelemb.__all__, "__version__"])
+
+
+def test_the_weighted_mean_over_distributions_is_torch_s_but_for_its_divisor() -> None:
+    """What the README says: the sum of class weights, where torch divides by the number of items."""
+    weight = torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=torch.float64)
+    logits = torch.randn(6, 4, dtype=torch.float64)
+    target = torch.rand(6, 4, dtype=torch.float64).softmax(dim=1)
+    criterion = LabelEmbeddingLoss(3, 4, class_weight=weight).double()
+    hard = criterion.terms(logits, target, torch.randn(6, 3, dtype=torch.float64)).hard
+    expected = F.cross_entropy(logits, target, weight) * 6 / (target * weight).sum()
+    torch.testing.assert_close(hard, expected, rtol=1e-12, atol=1e-12)

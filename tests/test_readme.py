@@ -1,8 +1,12 @@
 """Every command and every line of code in the README runs, small."""
 
+import json
 import re
 import shlex
+import statistics
 import subprocess
+import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +33,18 @@ def commands() -> list[list[str]]:
     lines = [line for block in blocks("sh") for line in block.replace("\\\n", " ").splitlines()]
     lines += re.findall(r"`(labelemb (?:train|compare|report|recipes|neighbors) [^`]+)`", README)
     return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def own_files() -> dict[str, str]:
+    """The blocks that begin with a comment of a file's name."""
+    named = [(re.match(r"# (\w+\.\w+)", block), block) for block in blocks("yaml") + blocks("python")]
+    return {match[1]: block for match, block in named if match}
+
+
+def mean_of_runs(recipe: str, mode: str, column: str) -> float:
+    """The mean over the runs in results/ of a column's last value."""
+    files = (ROOT / "results" / recipe / mode).glob("seed-*/metrics.jsonl")
+    return statistics.fmean(json.loads(path.read_text(encoding="utf-8").splitlines()[-1])[column] for path in files)
 
 
 def in_this_process(jobs: list[Job], num_workers: int, report: Callable[[Standing], None]) -> None:
@@ -59,10 +75,15 @@ def test_python_blocks_run_one_after_another() -> None:
 def test_labelemb_commands_run_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(compare, "execute_all", in_this_process)
+    monkeypatch.syspath_prepend(tmp_path)
+    for file, text in own_files().items():
+        Path(file).write_text(text, encoding="utf-8")
     for index, (program, *arguments) in enumerate(commands()):
         if program != "labelemb":
             continue
-        small = SMALL if arguments[0] in ("train", "compare") else ()
+        small: tuple[str, ...] = SMALL if arguments[0] in ("train", "compare") else ()
+        if "--model" in arguments:
+            small = tuple(setting for setting in small if not setting.startswith("model."))
         # A folder holds one run: a second setting of the same recipe needs another name.
         overridden = any(re.fullmatch(r"[\w.]+=\S+", word) for word in arguments)
         name = ["--name", f"again-{index}"] if overridden else []
@@ -71,6 +92,7 @@ def test_labelemb_commands_run_one_after_another(tmp_path: Path, monkeypatch: py
         arguments = [*arguments[:2], *small, *arguments[2:], *name]
         assert cli._run(arguments) == 0, arguments
     assert (tmp_path / "runs" / "digits" / "report.html").is_file()
+    del sys.modules["my_networks"]
 
 
 def test_make_targets_are_there_and_do_what_the_text_says() -> None:
@@ -84,12 +106,43 @@ def test_make_targets_are_there_and_do_what_the_text_says() -> None:
 
 
 def test_every_other_program_is_known() -> None:
-    assert {words[0] for words in commands()} <= {"make", "source", "labelemb"}
+    assert {words[0] for words in commands()} <= {"make", "source", "labelemb", "pip", "torchrun"}
+
+
+def test_what_pip_is_told_to_install_is_this_checkout_with_extras_it_has() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    told = [words[1:] for words in commands() if words[0] == "pip"]
+    assert ["install", "."] in told
+    assert ["install", ".[train]"] in told
+    for named in re.findall(r"(?:\.|labelemb)\[([\w,]+)\]", README):
+        assert set(named.split(",")) <= set(extras)
+
+
+def test_what_torchrun_is_told_to_run_is_there() -> None:
+    """tests/test_ddp_example.py runs it."""
+    assert [words[1:] for words in commands() if words[0] == "torchrun"] == [
+        ["--nproc-per-node", "2", "examples/ddp.py"]
+    ]
+    assert (ROOT / "examples" / "ddp.py").is_file()
+
+
+def test_the_price_in_calibration_is_that_of_the_results() -> None:
+    found = re.search(r"On digits the expected calibration error is\s(.*?)\.\sWhere", README, flags=re.DOTALL)
+    assert found is not None
+    said = [float(number) for number in re.findall(r"\d+(?:\.\d+)?", found[1])]
+    modes = ("emb", "baseline", "smoothing")
+    measured = [
+        value
+        for recipe in ("digits", "mnist-mlp")
+        for column, factor, places in (("test_ece", 100, 0), ("test_nll", 1, 2))
+        for value in (round(factor * mean_of_runs(recipe, mode, column), places) for mode in modes)
+    ]
+    assert said == measured
 
 
 def test_every_recipe_named_in_a_command_is_there() -> None:
     named = {words[2] for words in commands() if words[:2] in (["labelemb", "train"], ["labelemb", "compare"])}
-    assert named <= set(recipe_names())
+    assert named <= {*recipe_names(), *own_files()}
 
 
 def test_every_recipe_stands_in_the_readme() -> None:

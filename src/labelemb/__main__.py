@@ -2,6 +2,8 @@
 
 import sys
 
+from labelemb.extras import how_to_install
+
 
 def main() -> None:
     """Run the command line; where the library was installed without it, say so and exit with 2."""
@@ -13,7 +15,7 @@ def main() -> None:
 
 
 def _say_what_is_missing(module: str | None) -> int:
-    print(f"labelemb: the command line needs {module}: pip install 'labelemb[train]'", file=sys.stderr)
+    print(f"labelemb: the command line needs {module}: {how_to_install(module)}", file=sys.stderr)
     return 2
 
 

@@ -8,6 +8,7 @@ import typer
 
 from labelemb import __version__
 from labelemb.config import InputError, Settings, describe, plain
+from labelemb.extras import how_to_install
 from labelemb.recipe import load_recipe, recipe_names
 
 app = typer.Typer(
@@ -273,8 +274,7 @@ def _run(arguments: list[str]) -> int:
     except FileNotFoundError as error:
         return _fail(str(error), 2)
     except ModuleNotFoundError as error:
-        extra = "text" if error.name in ("tokenizers", "sacrebleu", "rouge_score") else "train"
-        return _fail(f"this command needs {error.name}: pip install 'labelemb[{extra}]'", 2)
+        return _fail(f"this command needs {error.name}: {how_to_install(error.name)}", 2)
     except Exception as error:
         return _fail_of(error)
     return 0

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from labelemb.forgotten import ForgottenParameters
 from labelemb.fused_pass import FixedSoftLabel, FusedPass, Inputs, Settings
 from labelemb.label_plan import LabelPlan, plan_labels
+from labelemb.ranks import RankAgreement
 from labelemb.table import LabelTable
 from labelemb.terms import (
     LossTerms,
@@ -55,6 +56,7 @@ class _LabelEmbedding(_Reduced, Protocol):
     aux_head: nn.Linear | None
     table: LabelTable
     forgotten: ForgottenParameters
+    ranks: RankAgreement
 
 
 class _FixedSoftLabel(_Reduced, Protocol):
@@ -182,6 +184,7 @@ def fused_label_embedding_terms(
     assert isinstance(criterion, nn.Module)
     check_plain_linear(head)
     criterion.forgotten.check(criterion, head.weight)
+    criterion.ranks.check(criterion, head.weight)
     aux, table = criterion.aux_head, criterion.table
     inputs = Inputs(
         features,

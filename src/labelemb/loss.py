@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from labelemb.closed_form import index_terms
 from labelemb.forgotten import ForgottenParameters
 from labelemb.fused import fused_label_embedding_terms
+from labelemb.ranks import RankAgreement
 from labelemb.table import LabelTable, make_table
 from labelemb.terms import (
     LossTerms,
@@ -142,6 +143,7 @@ class LabelEmbeddingLoss(nn.Module):
         self.table = make_table(num_classes, rank, table, freeze_table)
         self.aux_head = None if freeze_table else nn.Linear(num_features, num_classes)
         self.forgotten = ForgottenParameters()
+        self.ranks = RankAgreement()
 
     def extra_repr(self) -> str:
         """What `print` shows of it beside its modules."""
@@ -184,6 +186,7 @@ class LabelEmbeddingLoss(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         check_call(logits, target, self.num_classes, self.ignore_index, num_items, self.reduction)
         self.forgotten.check(self, logits)
+        self.ranks.check(self, logits)
         logits = widened(logits)
         target, item_weight = prepare(
             target, self.class_weight, self.ignore_index, num_items, self.reduction, logits.dtype
