@@ -2,7 +2,7 @@
 
 RECIPE/MODE/seed-07/
   config.yaml                  every resolved setting (labelemb.config.RunSettings)
-  environment.json             versions, device, command, commit, start and end
+  environment.json             versions, device, threads, runs at a time (jobs), command, commit, start and end
   metrics.jsonl                a row an evaluation
   checkpoints/                 labelemb.checkpoint
   label_embedding.safetensors  the learned table with label names (modes that learn one)
@@ -23,9 +23,10 @@ from typing import Any
 
 import yaml
 
-from labelemb.files import write_atomically, write_json
+from labelemb.files import named, write_atomically, write_json
 
 TABLE_FILE = "label_embedding.safetensors"
+TIMING_CONDITIONS = ("device", "threads", "jobs")  # of environment.json: runs that differ in one take unlike seconds
 
 
 class RunFolder:
@@ -136,7 +137,8 @@ class RunFolder:
         write_atomically(self.path / "metrics.jsonl", "".join(_metrics_line(row) for row in rows).encode())
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        path = self.path / "metrics.jsonl"
+        with named(path), path.open("a", encoding="utf-8") as file:
             file.write(_metrics_line(row))
 
 
