@@ -1,5 +1,8 @@
 """The command line: what it prints, and for every mistake one line on stderr and its exit code."""
 
+import errno
+import os
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -48,6 +51,49 @@ def refused(capsys: Output, *arguments: str, code: int = 2) -> str:
 
 def test_version_is_the_package_s(capsys: Output) -> None:
     assert run(capsys, "--version") == [f"labelemb {__version__}"]
+
+
+def test_without_a_command_help_is_all_that_is_printed(capsys: Output) -> None:
+    assert cli._run([]) == 2
+    captured = capsys.readouterr()
+    assert "neighbors" in captured.out + captured.err
+    assert "labelemb:" not in captured.out + captured.err
+
+
+@pytest.mark.parametrize(("words", "expected"), [("labelemb tra", "train"), ("labelemb compare dig", "digits")])
+def test_a_shell_completes_commands_and_recipes(words: str, expected: str) -> None:
+    asked = {"_LABELEMB_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    command = [sys.executable, "-m", "labelemb"]
+    done = subprocess.run(command, env=os.environ | asked, capture_output=True, text=True, check=True)
+    assert (done.stdout.split(), done.stderr) == ([expected], "")
+
+
+def test_an_interrupt_is_one_line_and_code_130(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "recipe_names", interrupted)
+    assert refused(capsys, "recipes", code=130) == "interrupted"
+
+
+@pytest.mark.parametrize("module", ["labelemb.stopping", "labelemb.cli", "torch"])
+def test_an_interrupted_import_is_one_line_and_code_130(module: str) -> None:
+    """At start-up, and where the exception is swallowed, as by C code that imports."""
+    script = f"""
+import os, signal, sys
+from contextlib import suppress
+class Interrupted:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            with suppress(*[KeyboardInterrupt] if name == "torch" else []):
+                os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupted())
+from labelemb.__main__ import main
+sys.argv = ["labelemb", *{["train", "digits", *SMALL, "--quiet"]!r}]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "labelemb: interrupted\n")
 
 
 def test_help_names_every_command(capsys: Output) -> None:
@@ -113,6 +159,15 @@ def test_quiet_training_prints_nothing(capsys: Output, tmp_path: Path) -> None:
         (["train", "digts"], "did you mean digits?"),
         (["train", "nowhere.yaml"], "no recipe file nowhere.yaml"),
         (["train", "digits", "epoch=3"], "epoch: no such setting; did you mean epochs?"),
+        (["train", "digits", "lr=0.1"], "lr: no such setting; did you mean optimizer.lr?"),
+        (["train", "digits", "model.lr=0.1"], "model.lr: no such setting; did you mean optimizer.lr?"),
+        (["train", "digits", "every=2"], "every: no such setting; did you mean schedule.every?"),
+        (["train", "digits", "name=x"], "did you mean optimizer.name or schedule.name or model.name?"),
+        (["train", "digits", "--epochs", "5"], "no such option --epochs; did you mean epochs=5?"),
+        (["compare", "digits", "--lr=0.1"], "no such option --lr; did you mean optimizer.lr=0.1?"),
+        (["train", "digits", "--batch-size"], "no such option --batch-size; did you mean batch_size=VALUE?"),
+        (["report", "runs", "--epochs", "5"], "No such option: --epochs"),
+        (["predict", "run", "test.en", "--output", "out"], "the text to translate is given as --src FILE"),
         (["train", "digits", "epochs=three"], "epochs: expected"),
         (["train", "digits", "epochs"], "expected key=value"),
         (["train", "digits", "--mode", "soft"], "mode: expected"),
@@ -254,6 +309,14 @@ def test_neighbors_are_printed_with_their_values(capsys: Output, tmp_path: Path)
     assert "k must be at least 1" in refused(capsys, "neighbors", str(tmp_path), "-k", "0")
 
 
+def test_neighbors_of_a_folder_of_runs_names_one(capsys: Output, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "digits" / "emb" / "seed-00"
+    folder.mkdir(parents=True)
+    LabelTable(3).save(folder / "label_embedding.safetensors")
+    line = refused(capsys, "neighbors", str(tmp_path / "runs" / "digits"))
+    assert line.endswith(f"expected the folder of a run in mode emb or emb-start, e.g. {folder}")
+
+
 def test_neighbors_of_a_table_without_names_are_asked_for_by_number(capsys: Output, tmp_path: Path) -> None:
     LabelTable(3).save(tmp_path / "table.safetensors")
     path = str(tmp_path / "table.safetensors")
@@ -267,6 +330,30 @@ def test_a_report_is_written_again_from_run_folders(capsys: Output, tmp_path: Pa
     lines = run(capsys, "report", str(tmp_path / "digits"))
     assert Path(lines[-1]).is_file()
     assert any("baseline" in line for line in lines)
+
+
+def test_a_report_without_a_finished_run_is_refused(capsys: Output, tmp_path: Path) -> None:
+    folder = small_run(tmp_path)
+    folder.write_environment(folder.environment | {"end": None})
+    before = sorted(tmp_path.rglob("*"))
+    assert refused(capsys, "report", str(tmp_path)) == f"no finished run in {tmp_path}: 1 unfinished"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "way_on"), [("train", "go on with --resume"), ("compare", "give the same command again")]
+)
+def test_a_full_disk_is_told_with_the_file_and_the_way_on(
+    capsys: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, way_on: str
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder = small_run(tmp_path, "report.labels=[1]").path
+    monkeypatch.setattr(os, "fsync", full)
+    which = ["--resume"] if command == "train" else ["--modes", "emb", "--runs", "1"]
+    line = refused(capsys, command, "digits", *SMALL, *which, "--output", str(tmp_path), "--quiet", code=1)
+    assert line == f"no space left for {folder / 'config.yaml'}: free some, then {way_on}"
 
 
 def test_an_installation_without_the_extra_says_what_to_install(

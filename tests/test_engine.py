@@ -99,6 +99,28 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_path: Path, mode: str, step:
     assert what_was_learned(job.folder) == what_was_learned(whole)
 
 
+@pytest.mark.parametrize("moment", ["end_epoch", "finish"])
+def test_a_run_stopped_after_its_last_step_resumes_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    job = small_job(tmp_path / "stopped")
+    method = getattr(ClassifyTask, moment)
+
+    def interrupted(task: ClassifyTask, *epoch: int) -> Any:
+        if epoch in ((), (3,)):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return method(task, *epoch)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(ClassifyTask, moment, interrupted)
+        with pytest.raises(Stopped):
+            execute(job)
+    assert not (job.folder.path / "evaluation.json").exists()
+    assert not job.folder.is_finished
+    execute(job)
+    assert what_was_learned(job.folder) == what_was_learned(small_run(tmp_path / "whole"))
+
+
 def test_a_run_stopped_again_and_again_ends_with_the_same_bits(tmp_path: Path) -> None:
     job = small_job(tmp_path / "stopped", "optimizer.name=sgd", "schedule.name=cosine")
     for step in range(1, NUM_STEPS, 3):
@@ -307,7 +329,7 @@ def test_a_full_disk_ends_the_run_with_code_1_and_leaves_it_resumable(
     monkeypatch.setattr(engine, "save_checkpoint", until_full)
     monkeypatch.setattr(engine, "checkpoint_pause", lambda save_seconds: -1.0)
     assert cli._run(command(tmp_path)) == 1
-    assert "No space left on device" in one_line(capsys)
+    assert "no space left for" in one_line(capsys)
     folder = RunFolder.at(tmp_path, "digits", "emb", 0)
     names = sorted(path.name for path in folder.checkpoints.iterdir())
     assert names == [".lock", "step-00000005", "step-00000006"]

@@ -1,5 +1,6 @@
 """Atomic writing."""
 
+import errno
 import json
 import os
 import stat
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from labelemb.files import write_atomically, write_json
+from labelemb.files import describe_lack_of_space, is_out_of_space, write_atomically, write_json
 
 
 def test_a_file_is_written_into_folders_that_do_not_exist_yet(tmp_path: Path) -> None:
@@ -42,6 +43,28 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("place", ["tempfile.mkstemp", "os.fsync", "os.replace"])
+def test_a_full_disk_names_the_file_that_was_to_be(
+    number: int, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), "/temporary")
+
+    monkeypatch.setattr(place, full)
+    with pytest.raises(OSError, match=os.strerror(number)) as error:
+        write_atomically(tmp_path / "file", b"")
+    assert is_out_of_space(error.value)
+    assert describe_lack_of_space(error.value) == f"no space left for {tmp_path / 'file'}: free some"
+
+
+def test_an_error_of_the_disk_keeps_the_name_that_it_has(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(OSError, match="taken'") as error:
+        write_atomically(tmp_path / "taken" / "file", b"")
+    assert error.value.filename == str(tmp_path / "taken")
 
 
 def test_a_reader_never_finds_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

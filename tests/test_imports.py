@@ -44,7 +44,7 @@ ALLOWED = {
     "text": {"text", "engine", "leaves", "torch leaves", "method"},
     "compare": {"engine", "classify", "text", "leaves", "torch leaves"},
     "report": {"report", "leaves"},
-    "terminal": {"compare"},
+    "terminal": {"compare", "leaves"},
     "cli": {"cli", "compare", "terminal", "report", "classify", "text", "engine", "leaves", "torch leaves", "method"},
     "__main__": {"cli", "leaves"},
     "package": {"method"},

@@ -1,26 +1,31 @@
 """The command line. Nothing heavy is imported before it is needed: help and errors answer at once."""
 
+import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from labelemb import __version__
 from labelemb.config import InputError, Settings, describe, plain
 from labelemb.extras import how_to_install
-from labelemb.recipe import load_recipe, recipe_names
+from labelemb.files import describe_lack_of_space, is_out_of_space
+from labelemb.recipe import load_recipe, recipe_names, setting_names
+from labelemb.stopping import expect_interrupts
+
+if TYPE_CHECKING:
+    from labelemb.run import RunFolder
 
 app = typer.Typer(
     name="labelemb",
     help="Train deep networks with learned soft labels.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Recipe = Annotated[str, typer.Argument(help="A recipe's name, or a YAML file.")]
+Recipe = Annotated[str, typer.Argument(help="A recipe's name, or a YAML file.", autocompletion=recipe_names)]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the recipe, e.g. optimizer.lr=0.01.")
 ]
@@ -137,7 +142,7 @@ def _compare(every: list[Settings], num_workers: int | None, output: Path, downl
 
         num_workers = num_cores() if choose_device(every[0].device).type == "cpu" else 1
     jobs = [plan(settings, output, resume=True, download=download) for settings in every]
-    with comparison_progress(every[0].recipe, quiet) as progress:
+    with comparison_progress(every[0].recipe, quiet, _final) as progress:
         execute_all(jobs, num_workers, progress)
     folder = output / every[0].recipe
     page = write_report([folder])
@@ -246,7 +251,9 @@ def neighbors(
 
     path = run / TABLE_FILE if run.is_dir() else run
     if not path.is_file():
-        raise InputError(f"no label table at {path}: expected the folder of a run in mode emb or emb-start")
+        raise InputError(
+            f"no label table at {path}: expected the folder of a run in mode emb or emb-start{_one_of(run)}"
+        )
     from labelemb.table import LabelTable
 
     table = LabelTable.load(path)
@@ -258,17 +265,23 @@ def neighbors(
 
 def main() -> None:
     """The command `labelemb`: exit code 0, 1 (a run failed), 2 (input), 130 and 143 (stopped, resumable)."""
-    sys.exit(_run(sys.argv[1:]))
+    expect_interrupts()
+    try:
+        code = _run(sys.argv[1:])
+    except KeyboardInterrupt:  # while a mistake was told
+        code = _fail("interrupted", 130)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said: the interpreter's own end would show a traceback
+    sys.exit(code)
 
 
 def _run(arguments: list[str]) -> int:
     command = typer.main.get_command(app)
     try:
-        command.main(arguments, prog_name="labelemb", standalone_mode=False)
+        code = command.main(arguments, prog_name="labelemb", standalone_mode=False)
     except typer.Exit as exit_request:
-        return exit_request.exit_code
-    except typer.Abort:
-        return 130
+        code = exit_request.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        code = 130
     except ValueError as error:  # InputError, and what the library says of arguments that came from here
         return _fail(str(error), 2)
     except FileNotFoundError as error:
@@ -276,25 +289,53 @@ def _run(arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         return _fail(f"this command needs {error.name}: {how_to_install(error.name)}", 2)
     except Exception as error:
-        return _fail_of(error)
-    return 0
+        return _fail_of(error, arguments)
+    return _fail("interrupted", 130) if code == 130 else int(code or 0)  # typer makes 130 of Ctrl-C
 
 
-def _fail_of(error: Exception) -> int:
+def _fail_of(error: Exception, arguments: list[str]) -> int:
     """The exit code of what is neither success nor input: a usage error, a request to stop, a run that failed."""
+    from labelemb.compare import RunFailed
     from labelemb.stopping import Stopped
 
     format_message = getattr(error, "format_message", None)
     if format_message is not None:  # a usage error; where its class stands differs between versions of typer
-        return _fail(format_message() or "expected a command", 2)
+        message = _usage(error, format_message(), arguments)
+        return _fail(message, 2) if message else 2  # without a message, help was printed
     if isinstance(error, Stopped):
         return _fail(str(error), 128 + error.signal_number)
-    return _fail(f"{type(error).__name__}: {error}".splitlines()[0], 1)
+    if is_out_of_space(error):
+        way_on = "go on with --resume" if arguments[:1] == ["train"] else "give the same command again"
+        return _fail(f"{describe_lack_of_space(error)}, then {way_on}", 1)
+    what = f"{error}" if isinstance(error, RunFailed) else f"{type(error).__name__}: {error}"
+    return _fail(what.splitlines()[0], 1)
+
+
+def _usage(error: Exception, message: str, arguments: list[str]) -> str:
+    """The message of a usage error, with the setting that was given as an option, or what --src takes."""
+    option = getattr(error, "option_name", None)
+    for index, text in enumerate(arguments):
+        name, _, value = text.partition("=")
+        keys = setting_names(name.strip("-").replace("-", "_"))
+        if name == option and keys and arguments[0] in ("train", "compare"):
+            value = value or next(iter(arguments[index + 1 :]), "VALUE")
+            return f"no such option {name}; did you mean {' or '.join(f'{key}={value}' for key in keys)}?"
+    if arguments[:1] == ["predict"] and "unexpected extra argument" in message:
+        return f"{message}; the text to translate is given as --src FILE"
+    return message
 
 
 def _fail(message: str, code: int) -> int:
     print(f"labelemb: {message}", file=sys.stderr)
     return code
+
+
+def _one_of(folder: Path) -> str:
+    """The first table below a folder of several runs, as a hint."""
+    from labelemb.run import TABLE_FILE
+
+    tables = sorted(folder.rglob(TABLE_FILE))
+    return f", e.g. {tables[0].parent}" if tables else ""
 
 
 def _options(
@@ -323,6 +364,15 @@ def _print_settings(settings: Settings) -> None:
 
 def _shown(value: Any) -> str:
     return "null" if value is None else str(list(value) if isinstance(value, tuple) else value)
+
+
+def _final(folder: "RunFolder") -> str:
+    """What a finished run is compared by, e.g. `test error 1.25 %`."""
+    from labelemb.report.summary import Run
+
+    run = Run(folder)
+    name, percent, _ = run.metric.title.partition(" %")
+    return name if run.final is None else f"{name} {run.metric.scale * run.final:.2f}{percent}"
 
 
 def _last_row(rows: list[dict[str, Any]]) -> str:

@@ -2,18 +2,21 @@
 
 import os
 import signal
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
-from multiprocessing.queues import Queue, SimpleQueue
+from multiprocessing.connection import Connection, wait
+from multiprocessing.resource_tracker import ensure_running
 from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple
 
 from labelemb.config import TABLE_MODES, ClassifySettings, InputError, Settings, differences, plain
+from labelemb.files import describe_lack_of_space, is_out_of_space
 from labelemb.recipe import load_recipe, parse_settings
-from labelemb.run import RunFolder
+from labelemb.run import TIMING_CONDITIONS, RunFolder
 from labelemb.stopping import Stopped, StopSignals
 
 
@@ -33,7 +36,7 @@ class Job:
 class Standing(NamedTuple):
     """How far a comparison is."""
 
-    finished: int
+    finished: list[Job]
     running: int
     total: int
     progress: float  # share of all epochs done, in [0, 1]
@@ -91,8 +94,16 @@ def check_same_run(folder: RunFolder, settings: Settings) -> None:
         raise InputError(f"{folder.path} was run with {key}={found}, not {key}={asked}: choose another --output")
 
 
-def execute(job: Job, report: Callable[[int, int, str], None] = lambda done, planned, message: None) -> None:
-    """Do one run, from its last checkpoint where it has one. A finished run is left as it is, but for what to show."""
+def execute(
+    job: Job, report: Callable[[int, int, str], None] = lambda done, planned, message: None, at_a_time: int = 1
+) -> None:
+    """Do one run, from its last checkpoint where it has one. A finished run is left as it is, but for what to show.
+
+    Args:
+        job: the run.
+        report: as for `labelemb.engine.train`.
+        at_a_time: how many runs share the machine, this one counted; recorded, as it decides how long an epoch takes.
+    """
     if job.folder.is_finished:
         _show_as_asked(job)
         return
@@ -108,17 +119,25 @@ def execute(job: Job, report: Callable[[int, int, str], None] = lambda done, pla
             check_same_run(found, job.settings)
         if found.is_finished:
             return
-        environment = describe_environment(device)
+        environment = describe_environment(device) | {"jobs": at_a_time}
         before = job.folder.environment  # of an unfinished run, which is resumed
         if before:
-            environment |= {
-                "start": before.get("start", environment["start"]),
-                "resumed": [*before.get("resumed", []), environment["start"]],
-            }
+            environment |= _resumed(before, environment)
         job.folder.write_config(plain(job.settings))
         job.folder.write_environment(environment)
         train(task, job.settings, job.folder, report)
         job.folder.write_environment(environment | {"end": now()})
+
+
+def _resumed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """What a resumed run keeps of its earlier environment: its start, and conditions that were not those of now."""
+    kept: dict[str, Any] = {
+        "start": before.get("start", now["start"]),
+        "resumed": [*before.get("resumed", []), now["start"]],
+    }
+    found = {key: {*before.get("earlier", {}).get(key, []), before.get(key)} for key in TIMING_CONDITIONS}
+    earlier = {key: sorted(others) for key, values in found.items() if (others := values - {now[key], None})}
+    return kept | ({"earlier": earlier} if earlier else {})
 
 
 def _show_as_asked(job: Job) -> None:
@@ -146,58 +165,135 @@ def execute_all(jobs: list[Job], num_workers: int, report: Callable[[Standing], 
         Stopped: a signal came; the runs in work have written checkpoints.
         InputError, RunFailed: what the first run that failed said; the others in work have written checkpoints.
     """
-    context = get_context("spawn")  # a fork would copy the threads' locks of torch
-    todo, failures = context.Queue(), context.SimpleQueue()
-    unfinished = []
+    waiting = deque(_unfinished(jobs))
+    num_workers = min(num_workers, len(waiting))
+    report(standing(jobs))
+    with StopSignals() as stop:
+        workers: list[_Worker] = []
+        try:
+            with _interrupts_held_back():
+                for _ in range(num_workers):
+                    workers.append(_Worker(num_workers))
+            for worker in workers:
+                worker.take_from(waiting)
+            while stop.signal_number is None and (busy := [worker for worker in workers if worker.job is not None]):
+                heard = wait([worker.connection for worker in busy], timeout=0.3)
+                for worker in busy:
+                    if worker.connection in heard:
+                        worker.hear()
+                        worker.take_from(waiting)
+                report(standing(jobs))
+        finally:  # no worker gets another run: not after a signal, nor after another one's failure
+            for worker in workers:
+                worker.stop()
+            for worker in workers:
+                worker.wait()
+    if stop.signal_number is not None:
+        raise Stopped(stop.signal_number)
+
+
+def _unfinished(jobs: list[Job]) -> Iterator[Job]:
     for job in jobs:
         if job.folder.is_finished:
             _show_as_asked(job)
         else:
-            unfinished.append(job)
-    num_workers = min(num_workers, len(unfinished))
-    for item in [*unfinished, *[None] * num_workers]:
-        todo.put(item)
-    threads = max(1, num_cores() // max(1, num_workers))
-    workers = [context.Process(target=_work, args=(todo, failures, threads)) for _ in range(num_workers)]
-    with StopSignals() as stop:
-        for worker in workers:
-            worker.start()
-        while any(worker.is_alive() for worker in workers) and failures.empty() and stop.signal_number is None:
-            report(standing(jobs))
-            time.sleep(0.3)
-        if not failures.empty() or stop.signal_number is not None:
-            for worker in workers:
-                worker.terminate()
-        for worker in workers:
-            worker.join()
-        todo.cancel_join_thread()
-    if stop.signal_number is not None:
-        raise Stopped(stop.signal_number)
-    if not failures.empty():
-        raise failures.get()
-    if any(worker.exitcode for worker in workers):
-        raise RunFailed(f"a worker process ended with exit code {max(abs(worker.exitcode or 0) for worker in workers)}")
-    report(standing(jobs))
+            yield job
 
 
-def _work(todo: "Queue[Job | None]", failures: "SimpleQueue[Exception]", threads: int) -> None:
-    """One worker process: takes runs until there are none."""
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Start workers deaf to Ctrl-C from their first moment: a blocked signal is inherited, and not lost here."""
+    ensure_running()  # multiprocessing's own helper: where it starts first with a worker, it unblocks the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Worker:
+    """A process that does the runs it is handed, seen from the parent. There is no lock that a dead one could hold."""
+
+    def __init__(self, num_workers: int) -> None:
+        context = get_context("spawn")  # a fork would copy the threads' locks of torch
+        self.job: Job | None = None
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs, num_workers))
+        self.process.start()
+        theirs.close()  # now the worker alone has it: when it dies, whatever the cause, the connection ends
+
+    def take_from(self, waiting: deque[Job]) -> None:
+        """Hand over the next run; where there is none, the worker ends."""
+        self.job = waiting.popleft() if waiting else None
+        if self.job is None:
+            self.connection.close()
+            return
+        with suppress(BrokenPipeError):  # it is dead, which `hear` tells
+            self.connection.send(self.job)
+
+    def hear(self) -> None:
+        """Hear that the run came to its end; raise what went wrong in it, or that the worker died."""
+        try:
+            failure = self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            assert self.job is not None
+            raise RunFailed(
+                f"{self.job.folder.path}: its process ended {_how(self.process.exitcode)}; the same command goes on "
+                "with the runs that are left"
+            ) from None
+        if failure is not None:
+            raise failure
+
+    def stop(self) -> None:
+        if self.job is not None:
+            self.process.terminate()
+
+    def wait(self) -> None:
+        self.process.join()
+        self.process.close()
+        self.connection.close()
+
+
+def _how(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        return f"by {signal.Signals(-exit_code).name}"
+    return f"with exit code {exit_code}"
+
+
+def _work(jobs: Connection, num_workers: int) -> None:
+    """One worker process: does the runs that come, until the connection ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent passes it on as SIGTERM
     Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
-    torch.set_num_threads(threads)
-    while (job := todo.get()) is not None:
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, num_cores() // num_workers))
+    while (job := _next(jobs)) is not None:
         try:
-            execute(job)
+            execute(job, at_a_time=num_workers)
         except Stopped:
             return
-        except (ValueError, FileNotFoundError) as error:  # input, as in the command line
-            failures.put(InputError(str(error)))
-            return
         except Exception as error:
-            failures.put(RunFailed(f"{job.folder.path}: {type(error).__name__}: {error}"))
+            jobs.send(_failure(job, error))
             return
+        jobs.send(None)
+
+
+def _next(jobs: Connection) -> Job | None:
+    try:
+        job: Job = jobs.recv()
+    except EOFError:
+        return None
+    return job
+
+
+def _failure(job: Job, error: Exception) -> InputError | RunFailed:
+    if isinstance(error, ValueError | FileNotFoundError):  # input, as in the command line
+        return InputError(str(error))
+    if is_out_of_space(error):
+        return RunFailed(f"{job.folder.path}: {describe_lack_of_space(error)}, then give the same command again")
+    return RunFailed(f"{job.folder.path}: {type(error).__name__}: {error}")
 
 
 def _end_with_parent() -> None:
@@ -214,8 +310,8 @@ def standing(jobs: list[Job]) -> Standing:
     shares = [
         1.0 if done else len(job.folder.metrics) / job.settings.epochs for job, done in zip(jobs, finished, strict=True)
     ]
-    running = sum(0 < share < 1 for share in shares)
-    return Standing(sum(finished), running, len(jobs), sum(shares) / len(jobs))
+    running, progress = sum(0 < share < 1 for share in shares), sum(shares) / len(jobs)
+    return Standing([job for job, done in zip(jobs, finished, strict=True) if done], running, len(jobs), progress)
 
 
 def num_cores() -> int:

@@ -48,7 +48,7 @@ class Task(Protocol):
         """Evaluate after an epoch (counted from 1); the columns of its row in metrics.jsonl."""
 
     def finish(self) -> None:
-        """Write what the run leaves behind, besides metrics and checkpoints."""
+        """Write what the run leaves behind, besides metrics and checkpoints. May be cut short and called anew."""
 
 
 Progress = Callable[[int, int, str], None]  # (steps done, steps planned, what to say)
@@ -64,7 +64,8 @@ def train(task: Task, settings: RunSettings, folder: RunFolder, progress: Progre
         progress: called after steps and evaluations.
 
     Raises:
-        Stopped: SIGINT or SIGTERM came; a checkpoint was written first.
+        Stopped: SIGINT or SIGTERM came; a checkpoint was written first. After the last step, too: the run is then
+            resumed to do what `task.finish` does.
         FloatingPointError: the loss became NaN or infinite.
         OSError: the disk is full; the last checkpoint is whole.
         InputError: rows that every checkpoint counts on are lost from metrics.jsonl.
@@ -78,6 +79,7 @@ def train(task: Task, settings: RunSettings, folder: RunFolder, progress: Progre
         while loop.epoch < settings.epochs:
             loop.run_epoch(stop)
         loop.save()  # before what may take minutes: a run stopped there goes on with it
+        stop.answer_at_once()
         task.finish()
 
 

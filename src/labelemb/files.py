@@ -1,9 +1,12 @@
 """Writing files so that a reader, or a run that was killed, never finds half of one; reading what may be damaged."""
 
+import errno
 import json
 import os
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +21,19 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OSError: the disk is full or the folder is not writable; the old file stays whole.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner reads
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner reads
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
 
 
 def remove_temporary_files(folder: Path) -> None:
@@ -59,3 +63,24 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically. NaN and infinity are errors: other readers refuse them."""
     write_atomically(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Let an error of the disk name `path`: a write or a flush that fails knows no name."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or is_out_of_space(error):  # else of a temporary file
+            error.filename = str(path)
+        raise
+
+
+def is_out_of_space(error: Exception) -> bool:
+    """Whether the disk, or what this user may have of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def describe_lack_of_space(error: Exception) -> str:
+    """What the error of a full disk means; how to go on afterwards is the caller's to add."""
+    return f"no space left for {getattr(error, 'filename', None) or 'its files'}: free some"

@@ -141,6 +141,9 @@ def _explain(details: Any, root: type[BaseModel]) -> str:
     location = [part for part in details["loc"] if not (isinstance(part, str) and part.startswith("function-"))]
     key = ".".join(str(part) for part in location)
     if details["type"] == "extra_forbidden":
+        elsewhere = setting_names(str(location[-1]), root)
+        if elsewhere:
+            return f"{key}: no such setting; did you mean {' or '.join(elsewhere)}?"
         names = _names_beside(location, root)
         prefix = "".join(f"{part}." for part in location[:-1])
         return f"{key}: no such setting{_nearest(str(location[-1]), names, prefix)}"
@@ -149,6 +152,18 @@ def _explain(details: Any, root: type[BaseModel]) -> str:
     message = details["msg"].removeprefix("Input should be ").removeprefix("a valid ")
     message = message.removeprefix("String should match ")
     return f"{key}: expected {message}, got {details['input']!r}"
+
+
+def setting_names(name: str, *roots: type[BaseModel]) -> list[str]:
+    """Dotted keys whose last part is `name`, in the settings of every task or of these models."""
+    keys: dict[str, None] = {}
+    for root in roots or _TASKS.values():
+        for key, field in root.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                keys |= dict.fromkeys(f"{key}.{inner}" for inner in setting_names(name, field.annotation))
+            elif key == name:
+                keys[key] = None
+    return list(keys)
 
 
 def _names_beside(location: Sequence[Any], root: type[BaseModel]) -> list[str]:

@@ -2,7 +2,7 @@
 
 RECIPE/MODE/seed-07/
   config.yaml                  every resolved setting (labelemb.config.RunSettings)
-  environment.json             versions, device, command, commit, start and end
+  environment.json             versions, device, threads, runs at a time (jobs), command, commit, start and end
   metrics.jsonl                a row an evaluation
   checkpoints/                 labelemb.checkpoint
   label_embedding.safetensors  the learned table with label names (modes that learn one)
@@ -24,9 +24,10 @@ from typing import Any
 
 import yaml
 
-from labelemb.files import read_json, remove_temporary_files, write_atomically, write_json
+from labelemb.files import named, read_json, remove_temporary_files, write_atomically, write_json
 
 TABLE_FILE = "label_embedding.safetensors"
+TIMING_CONDITIONS = ("device", "threads", "jobs")  # of environment.json: runs that differ in one take unlike seconds
 
 
 class RunFolder:
@@ -140,7 +141,8 @@ class RunFolder:
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Add a row; it is on the disk when this returns, before any checkpoint that counts on it."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        path = self.path / "metrics.jsonl"
+        with named(path), path.open("a", encoding="utf-8") as file:
             file.write(_metrics_line(row))
             file.flush()
             os.fsync(file.fileno())

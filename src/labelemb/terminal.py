@@ -1,8 +1,10 @@
 """What a command shows while it works."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -10,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 if TYPE_CHECKING:
     from labelemb.compare import Standing
+    from labelemb.run import RunFolder
 
 _REFRESH_SECONDS = 0.2
 
@@ -49,13 +52,29 @@ def step_progress(title: str, quiet: bool) -> Iterator[Callable[[int, int, str],
 
 
 @contextmanager
-def comparison_progress(title: str, quiet: bool) -> Iterator[Callable[["Standing"], None]]:
-    """A bar over all runs of a comparison."""
+def comparison_progress(
+    title: str, quiet: bool, result: Callable[["RunFolder"], str]
+) -> Iterator[Callable[["Standing"], None]]:
+    """A bar over all runs of a comparison; where there is no terminal to draw it on, a line for each run that ends.
+
+    Args:
+        title: stands before the bar.
+        quiet: show neither.
+        result: what a line says of a finished run. What the first call finds finished was done before: no lines.
+    """
     with _bar(quiet) as bar:
         task = bar.add_task(title, total=1.0, message="")
+        told: set[Path] | None = None
 
         def show(standing: "Standing") -> None:
-            message = f"{standing.finished} of {standing.total} runs"
-            bar.update(task, completed=standing.progress, message=message)
+            nonlocal told
+            done = {job.folder.path: job for job in standing.finished}
+            bar.update(task, completed=standing.progress, message=f"{len(done)} of {standing.total} runs")
+            told = set(done) if told is None or bar.console.is_terminal or quiet else told
+            for path in [path for path in done if path not in told]:
+                told.add(path)
+                settings = done[path].settings
+                run = f"{settings.recipe} {settings.mode} seed {settings.seed}"
+                print(f"{run}: {result(done[path].folder)} ({len(told)} of {standing.total} runs)", file=sys.stderr)
 
         yield show

@@ -137,12 +137,13 @@ def test_example_images_are_in_the_page_under_their_labels_names(make_run: MakeR
     assert images[-1]["src"] == "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def test_unfinished_runs_alone_still_make_a_page(make_run: MakeRun, tmp_path: Path) -> None:
-    make_run("emb", 0, done=5)
-    page = read(write_report([tmp_path]))
-    assert "Left out, unfinished: emb, seed 0 (epoch 5 of 30)." in page.text
-    assert json.loads((tmp_path / "summary.json").read_text())["modes"] == {}
-    assert not (tmp_path / "heatmap.svg").exists()
+def test_unfinished_runs_alone_make_no_page(make_run: MakeRun, tmp_path: Path) -> None:
+    for seed in range(2):
+        make_run("emb", seed, done=5)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match="runs: 2 unfinished"):
+        write_report([tmp_path / "runs"])
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_damaged_runs_alone_still_make_a_page_and_are_drawn_nowhere(make_run: MakeRun, tmp_path: Path) -> None:

@@ -160,3 +160,23 @@ def test_terminal_table_is_short_and_aligned(make_run: MakeRun, tmp_path: Path) 
     assert len(lines[0]) <= 100
     assert lines[0].startswith("mode")
     assert lines[3].startswith("emb")
+
+
+def test_seconds_under_unlike_conditions_are_warned_of_on_the_page_and_in_the_terminal(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    first, second, third = (make_run("emb", seed) for seed in range(3))
+    first.write_environment(first.environment | {"threads": 1, "jobs": 2})
+    second.write_environment(second.environment | {"threads": 1, "jobs": 2})
+    assert "unlike" not in markdown(comparison(read_results([tmp_path])), "digits")  # the third is from before
+    third.write_environment(third.environment | {"threads": 2, "jobs": 1})
+    note = "Seconds an epoch come from runs under unlike conditions and do not compare: threads 1 and 2; jobs 1 and 2."
+    assert note in comparison(read_results([tmp_path])).notes
+    assert summary_text([tmp_path]).splitlines()[-1] == note
+
+
+def test_a_run_resumed_under_other_conditions_is_warned_of(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("emb", 0)
+    run.write_environment(run.environment | {"threads": 2, "jobs": 1, "earlier": {"threads": [1]}})
+    (note,) = [note for note in comparison(read_results([tmp_path])).notes if "unlike" in note]
+    assert note.endswith(": threads 1 and 2.")

@@ -13,6 +13,7 @@ from labelemb.classify.models import NETWORKS, Classifier
 from labelemb.classify.user_network import load_network
 from labelemb.config import AugmentSettings, ClassifySettings, InputError
 from labelemb.engine import StepOutput
+from labelemb.files import named
 from labelemb.loss import LabelEmbeddingLoss
 from labelemb.metrics import ClassificationMetrics
 from labelemb.modes import Criterion, OnlineLabelSmoothing, make_criterion
@@ -134,7 +135,9 @@ class ClassifyTask:
                 if pixels.shape[2] > 4:  # more bands than a picture has: the first three
                     pixels = pixels[..., :3]
                 picture = Image.fromarray(pixels.squeeze(2).numpy() if pixels.shape[2] == 1 else pixels.numpy())
-                picture.save(self.folder.examples / f"{label:04d}-{number}.png")
+                path = self.folder.examples / f"{label:04d}-{number}.png"
+                with named(path):
+                    picture.save(path)
 
 
 class InputPipeline:

@@ -35,9 +35,11 @@ def write_report(folders: Sequence[Path], *, output: Path | None = None, labels:
         The path of report.html.
 
     Raises:
-        ValueError: no runs, damaged runs, runs that cannot be compared, or an unknown label.
+        ValueError: no finished runs, damaged runs, runs that cannot be compared, or an unknown label.
     """
     results = read_results(folders)
+    if not results.modes:
+        raise ValueError(f"no finished run in {', '.join(map(str, folders))}: {len(results.unfinished)} unfinished")
     output = folders[0] if output is None else output
     learned = list(_learned(results, output, labels))  # first: an unknown label is refused before anything is written
     table = comparison(results)
@@ -47,7 +49,7 @@ def write_report(folders: Sequence[Path], *, output: Path | None = None, labels:
     parts = [_section("Results", html(table)), curves, *learned]
     parts += [*_calibration(results), *_examples(results), *_provenance(results)]
     page = Template(files("labelemb.report").joinpath("page.html").read_text(encoding="utf-8")).substitute(
-        title=escape(f"{results.recipe}: {', '.join(results.modes) or 'unfinished'}"),
+        title=escape(f"{results.recipe}: {', '.join(results.modes)}"),
         lead=escape(_lead(results)),
         sections="\n".join(parts),
     )
@@ -58,7 +60,7 @@ def write_report(folders: Sequence[Path], *, output: Path | None = None, labels:
 def _lead(results: Results) -> str:
     counts = [f"{mode} {len(runs)}" for mode, runs in results.modes.items()]
     epochs = sorted({str(run.config.get("epochs", "?")) for run in results.all_runs})
-    return f"Finished runs: {', '.join(counts) or 'none'}. Epochs: {', '.join(epochs)}."
+    return f"Finished runs: {', '.join(counts)}. Epochs: {', '.join(epochs)}."
 
 
 def _section(title: str, body: str) -> str:
@@ -79,7 +81,7 @@ def _curves(results: Results, output: Path) -> str:
     figure, caption = draw_curves(results)
     svg = save_figure(figure, output / "curves")
     means = [f"{mode} {results.metric.scale * entry['mean']:.2f}" for mode, entry in summary(results)["modes"].items()]
-    return _picture(svg, f"{results.metric.title} against epoch. Final means: {', '.join(means) or 'none'}.", caption)
+    return _picture(svg, f"{results.metric.title} against epoch. Final means: {', '.join(means)}.", caption)
 
 
 def _learned(results: Results, output: Path, labels: Sequence[str] | None) -> Iterator[str]:

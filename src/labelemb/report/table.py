@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from labelemb import stats
-from labelemb.report.summary import Results, read_results, seconds_per_epoch
+from labelemb.report.summary import Results, Run, read_results, seconds_per_epoch
+from labelemb.run import TIMING_CONDITIONS
 
 NOTHING = "–"  # noqa: RUF001 (a dash is what a table has in an empty cell)
 NUM_SHORT_COLUMNS = 7  # the first ones, up to seconds an epoch: what fits a terminal
@@ -27,7 +28,7 @@ def summary_text(folders: Sequence[Path]) -> str:
         ValueError: as `read_results`.
     """
     results = read_results(folders)
-    return "\n".join([plain(comparison(results)), *_left_out(results)])
+    return "\n".join([plain(comparison(results)), *_left_out(results), *_timing_notes(results)])
 
 
 def comparison(results: Results) -> Table:
@@ -181,6 +182,7 @@ def _notes(results: Results) -> list[str]:
             f"To baseline: first epoch at which the mean over runs is as good as the baseline's mean {what} "
             f"({target}{unit}), and that many times the seconds an epoch."
         )
+    notes += _timing_notes(results)
     notes += sorted(
         {f"Signature: {run.evaluation['signature']}" for run in results.all_runs if run.evaluation.get("signature")}
     )
@@ -202,6 +204,23 @@ def _left_out(results: Results) -> list[str]:
             "folder and train again."
         )
     return notes
+
+
+def _timing_notes(results: Results) -> list[str]:
+    """A warning where seconds an epoch cannot be compared: the runs were not done under like conditions."""
+    unlike = []
+    for key in TIMING_CONDITIONS:
+        values = {value for runs in results.modes.values() for run in runs for value in _conditions(run, key)}
+        if len(values) > 1:
+            unlike.append(f"{key} {' and '.join(map(str, sorted(values)))}")
+    if not unlike:
+        return []
+    return [f"Seconds an epoch come from runs under unlike conditions and do not compare: {'; '.join(unlike)}."]
+
+
+def _conditions(run: Run, key: str) -> set[Any]:
+    """The values of one condition over all parts of a run; none for a run from before it was recorded."""
+    return {*run.environment.get("earlier", {}).get(key, []), run.environment.get(key)} - {None}
 
 
 def _pair_notes(results: Results) -> list[str]:

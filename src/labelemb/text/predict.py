@@ -12,6 +12,7 @@ from typing import Any, TextIO
 import torch
 
 from labelemb.config import InputError, TextSettings
+from labelemb.files import named
 from labelemb.run import RunFolder
 from labelemb.text.corpus import Corpus, read_lines
 from labelemb.text.trained import load_trained_network, load_vocabularies, score_lines
@@ -131,7 +132,7 @@ def _whole_file(path: Path) -> Iterator[TextIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
+        with named(path), partial.open("w", encoding="utf-8", newline="\n") as file:
             yield file
         os.replace(partial, path)
     finally:

@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from labelemb.files import named
 from labelemb.text import lcsts
 from labelemb.text.corpus import FORMAT, SIDES, VERSION, read_metadata
 from labelemb.text.encode import Limits, SplitReport, encode_split
@@ -108,7 +109,8 @@ def preprocess(options: PreprocessOptions) -> PreprocessReport:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
-        report = _write_corpus(options, streams, unfinished)
+        with named(folder):
+            report = _write_corpus(options, streams, unfinished)
         _replace_folder(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
