@@ -29,9 +29,9 @@ from benchmarks.peak_memory import peak_bytes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labelemb.fused import FusedLabelEmbeddingLoss
-from labelemb.loss import LabelEmbeddingLoss
-from labelemb.table import LabelTable
+from labelemb.losses.label_embedding import LabelEmbeddingLoss
+from labelemb.losses.large.fused import FusedLabelEmbeddingLoss
+from labelemb.losses.table import LabelTable
 
 
 class Size(NamedTuple):

@@ -12,8 +12,8 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from labelemb.run import find_runs
-from labelemb.stats import mean, paired_difference
+from labelemb.report.stats import mean, paired_difference
+from labelemb.run_folder import find_runs
 
 _EPOCHS = (1, 5, None)  # None: the last
 

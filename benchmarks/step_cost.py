@@ -28,13 +28,13 @@ from benchmarks.peak_memory import peak_bytes
 from benchmarks.straightforward_loop import ImageDataset, StraightforwardLoop
 from torch.utils.flop_counter import FlopCounterMode
 
-from labelemb.classify.data import ImageData, Split
+from labelemb.classify.images import ImageData, Split
 from labelemb.classify.task import ClassifyTask
-from labelemb.config import ClassifySettings
-from labelemb.device import choose_device, describe_environment
-from labelemb.engine import Loop, Task
-from labelemb.recipe import load_recipe
-from labelemb.run import RunFolder
+from labelemb.run_folder import RunFolder
+from labelemb.settings.config import ClassifySettings
+from labelemb.settings.recipe import load_recipe
+from labelemb.training.device import choose_device, describe_environment
+from labelemb.training.engine import Loop, Task
 
 MODES = ("baseline", "emb")
 LOOP_BATCHES, LOOP_WARM = 60, 10

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labelemb.loss import LabelEmbeddingLoss
+from labelemb.losses.label_embedding import LabelEmbeddingLoss
 from labelemb.text.beam import State
-from labelemb.text.model import AttentionLSTM
-from labelemb.text.vocab import BOS, EOS, PAD
+from labelemb.text.corpus.vocab import BOS, EOS, PAD
+from labelemb.text.lstm import AttentionLSTM
 
 
 def stepwise_features(model: AttentionLSTM, source: Tensor, source_lengths: Tensor, target_in: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from labelemb.classify.data import Split
-from labelemb.classify.models import Classifier
+from labelemb.classify.images import Split
+from labelemb.classify.networks import Classifier
 
 CROP = 4
 

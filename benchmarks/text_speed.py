@@ -23,17 +23,17 @@ from benchmarks.peak_memory import peak_bytes
 from benchmarks.stepwise_text import direct_baseline, direct_label_embedding, object_beam_search, stepwise_features
 from torch import Tensor
 
-from labelemb.config import InputError, TextSettings
-from labelemb.loss import LabelEmbeddingLoss
-from labelemb.optimizers import make_optimizers
-from labelemb.recipe import load_recipe, parse_settings
-from labelemb.run import RunFolder
+from labelemb.losses.label_embedding import LabelEmbeddingLoss
+from labelemb.run_folder import RunFolder
+from labelemb.settings.config import InputError, TextSettings
+from labelemb.settings.recipe import load_recipe, parse_settings
 from labelemb.text.beam import beam_search
-from labelemb.text.corpus import batch_indices, make_batch, ordered_indices
-from labelemb.text.model import AttentionLSTM
+from labelemb.text.corpus.corpus import batch_indices, make_batch, ordered_indices
+from labelemb.text.corpus.vocab import PAD
+from labelemb.text.lstm import AttentionLSTM
+from labelemb.text.run_files import load_trained_network
 from labelemb.text.task import TextTask
-from labelemb.text.trained import load_trained_network
-from labelemb.text.vocab import PAD
+from labelemb.training.optimizers import make_optimizers
 
 SIDES = ("stepwise", "labelemb")
 

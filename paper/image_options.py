@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from labelemb.cli import main
+from labelemb.commands.app import main
 
 
 def train(recipe: str, results: str) -> None:

@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from labelemb.checkpoint import load_newest
-from labelemb.compare import Job, execute
-from labelemb.config import ClassifySettings
-from labelemb.recipe import load_recipe
-from labelemb.run import RunFolder
+from labelemb.experiments.comparison import Job, execute
+from labelemb.run_folder import RunFolder
+from labelemb.settings.config import ClassifySettings
+from labelemb.settings.recipe import load_recipe
+from labelemb.training.checkpoint import load_newest
 
 SMALL = ("data.limit=64", "batch_size=16", "epochs=3", "model.hidden=[12]", "device=cpu")
 

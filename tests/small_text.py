@@ -7,12 +7,12 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from labelemb.config import TextSettings, plain
-from labelemb.engine import train
-from labelemb.recipe import load_recipe
-from labelemb.run import RunFolder
-from labelemb.text.preprocess import PreprocessOptions, preprocess
+from labelemb.run_folder import RunFolder
+from labelemb.settings.config import TextSettings, plain
+from labelemb.settings.recipe import load_recipe
+from labelemb.text.corpus.preprocess import PreprocessOptions, preprocess
 from labelemb.text.task import TextTask
+from labelemb.training.engine import train
 
 WORDS = ("red", "sea", "dog", "runs", "sings", "rain", "good", "joke")
 SMALL = ("model.hidden=16", "model.layers=1", "batch_size=8", "epochs=2")  # 40 pairs: 5 steps an epoch

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from tests.small_runs import write_image_cache
 
-from labelemb.run import RunFolder
+from labelemb.run_folder import RunFolder
 
 PAPER = Path(__file__).parents[1] / "paper"
 SMALL = ["epochs=1", "data.limit=12", "batch_size=6", "device=cpu"]
@@ -61,8 +61,8 @@ def test_the_papers_options_become_settings(
 def test_the_papers_defaults_are_the_recipes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from labelemb.config import plain
-    from labelemb.recipe import load_recipe
+    from labelemb.settings.config import plain
+    from labelemb.settings.recipe import load_recipe
 
     for script, (_, recipe, _, _) in IMAGE_SCRIPTS.items():
         assert run_script(monkeypatch, script, "--dry-run") == 0

@@ -14,9 +14,11 @@ import pytest
 import torch
 from tests.small_runs import SMALL
 
-from labelemb import LabelEmbeddingLoss, cli, compare
-from labelemb.compare import Job, Standing, execute, standing
-from labelemb.recipe import recipe_names
+from labelemb import LabelEmbeddingLoss
+from labelemb.commands import app as cli
+from labelemb.experiments import comparison as compare
+from labelemb.experiments.comparison import Job, Standing, execute, standing
+from labelemb.settings.recipe import recipe_names
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

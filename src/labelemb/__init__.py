@@ -5,19 +5,19 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from labelemb.fused import FusedLabelEmbeddingLoss
-    from labelemb.loss import LabelEmbeddingLoss
-    from labelemb.table import LabelTable
-    from labelemb.terms import LossTerms
+    from labelemb.losses.label_embedding import LabelEmbeddingLoss
+    from labelemb.losses.large.fused import FusedLabelEmbeddingLoss
+    from labelemb.losses.table import LabelTable
+    from labelemb.losses.terms import LossTerms
 
 __all__ = ["FusedLabelEmbeddingLoss", "LabelEmbeddingLoss", "LabelTable", "LossTerms"]
 __version__ = version("labelemb")
 
 _HOMES = {
-    "FusedLabelEmbeddingLoss": "labelemb.fused",
-    "LabelEmbeddingLoss": "labelemb.loss",
-    "LabelTable": "labelemb.table",
-    "LossTerms": "labelemb.terms",
+    "FusedLabelEmbeddingLoss": "labelemb.losses.large.fused",
+    "LabelEmbeddingLoss": "labelemb.losses.label_embedding",
+    "LabelTable": "labelemb.losses.table",
+    "LossTerms": "labelemb.losses.terms",
 }
 
 

@@ -8,10 +8,10 @@ from labelemb.extras import how_to_install
 def main() -> None:
     """Run the command line; where the library was installed without it, say so and exit with 2."""
     try:
-        from labelemb.stopping import expect_interrupts
+        from labelemb.training.stopping import expect_interrupts
 
         expect_interrupts()
-        from labelemb.cli import main as run
+        from labelemb.commands.app import main as run
     except ModuleNotFoundError as error:
         sys.exit(_say_what_is_missing(error.name))
     except KeyboardInterrupt:  # in the few milliseconds before it was expected

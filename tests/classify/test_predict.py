@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 import torch
 
-from labelemb.classify.data import load_images
+from labelemb.classify.images import load_images
 from labelemb.classify.predict import predict_images
 from labelemb.classify.task import ClassifyTask
-from labelemb.config import ClassifySettings, InputError
-from labelemb.engine import train
-from labelemb.recipe import load_recipe
-from labelemb.run import RunFolder
+from labelemb.run_folder import RunFolder
+from labelemb.settings.config import ClassifySettings, InputError
+from labelemb.settings.recipe import load_recipe
+from labelemb.training.engine import train
 
 CPU = torch.device("cpu")
 

@@ -11,11 +11,11 @@ from tests.small_runs import bits, small_run, small_settings, write_image_cache
 from torch import Tensor
 
 from labelemb import LabelTable
-from labelemb.classify.data import ImageData, Split, load_images
+from labelemb.classify.images import ImageData, Split, load_images
 from labelemb.classify.task import ClassifyTask
-from labelemb.config import MODES, TABLE_MODES, ClassifySettings, ImageDataSettings
-from labelemb.recipe import load_recipe
-from labelemb.run import RunFolder
+from labelemb.run_folder import RunFolder
+from labelemb.settings.config import MODES, TABLE_MODES, ClassifySettings, ImageDataSettings
+from labelemb.settings.recipe import load_recipe
 
 CPU = torch.device("cpu")
 

@@ -13,13 +13,13 @@ import torch
 from tests.small_runs import write_image_cache
 from torch import Tensor, nn
 
-from labelemb.classify.data import load_images
-from labelemb.classify.models import Classifier
+from labelemb.classify.images import load_images
+from labelemb.classify.networks import Classifier
 from labelemb.classify.task import ClassifyTask
 from labelemb.classify.user_network import UserNetwork, load_network
-from labelemb.config import ClassifierSettings, ClassifySettings
-from labelemb.recipe import load_recipe
-from labelemb.run import RunFolder
+from labelemb.run_folder import RunFolder
+from labelemb.settings.config import ClassifierSettings, ClassifySettings
+from labelemb.settings.recipe import load_recipe
 
 CIFAR = (3, 32, 32)
 

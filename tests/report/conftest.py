@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from labelemb.run import RunFolder
+from labelemb.run_folder import RunFolder
 
 FINAL_ERROR = {"baseline": 0.0223, "smoothing": 0.0153, "emb": 0.0119, "emb-start": 0.0121, "emb-frozen": 0.0117}
 FINAL_BLEU = {"baseline": 24.6, "emb": 25.9}

@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
 from labelemb.report.curves import draw_calibration, draw_curves
-from labelemb.report.figure import COLORS, render
+from labelemb.report.style import COLORS, render
 from labelemb.report.summary import read_results
-from labelemb.run import RunFolder
+from labelemb.run_folder import RunFolder
 
 MakeRun = Callable[..., RunFolder]
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from labelemb.report.figure import render
 from labelemb.report.heatmap import draw_heatmap, heatmap_labels
+from labelemb.report.learned_labels import LabelTables, learned_tables
+from labelemb.report.style import render
 from labelemb.report.summary import read_results
-from labelemb.report.words import LabelTables, learned_tables
-from labelemb.run import RunFolder
+from labelemb.run_folder import RunFolder
 
 MakeRun = Callable[..., RunFolder]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from labelemb.report.page import write_report
-from labelemb.run import RunFolder
+from labelemb.run_folder import RunFolder
 
 MakeRun = Callable[..., RunFolder]
 VOID = {"meta", "img", "br"}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from labelemb.report.summary import read_results, summary
-from labelemb.run import RunFolder
+from labelemb.run_folder import RunFolder
 
 MakeRun = Callable[..., RunFolder]
 

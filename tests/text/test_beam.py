@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from labelemb.text.beam import Hypothesis, State, beam_search, greedy
-from labelemb.text.model import NETWORKS, AttentionLSTM
+from labelemb.text.corpus.vocab import BOS, EOS
+from labelemb.text.lstm import NETWORKS, AttentionLSTM
 from labelemb.text.transformer import Transformer
-from labelemb.text.vocab import BOS, EOS
 
 Network = AttentionLSTM | Transformer
 Scored = tuple[list[int], float]

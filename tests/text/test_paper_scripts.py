@@ -8,7 +8,7 @@ import pytest
 import yaml
 from tests.small_text import write_texts
 
-from labelemb.run import RunFolder
+from labelemb.run_folder import RunFolder
 
 PAPER = Path(__file__).parents[2] / "paper"
 FILES = [

@@ -7,11 +7,11 @@ import torch
 from tests.small_text import run, small_task, write_corpus
 
 import labelemb.text.predict
-from labelemb.config import InputError, TextSettings
+from labelemb.settings.config import InputError, TextSettings
+from labelemb.text.corpus.vocab import UNK
 from labelemb.text.predict import PredictOptions, predict_text
 from labelemb.text.task import TextTask
 from labelemb.text.translate import Translator
-from labelemb.text.vocab import UNK
 
 CPU = torch.device("cpu")
 

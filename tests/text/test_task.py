@@ -6,13 +6,13 @@ import pytest
 import torch
 from tests.small_text import MakeTask, run, write_corpus
 
-import labelemb.engine
-from labelemb.checkpoint import load_newest
-from labelemb.config import InputError
-from labelemb.engine import train
-from labelemb.table import LabelTable
+import labelemb.training.engine
+from labelemb.losses.table import LabelTable
+from labelemb.settings.config import InputError
+from labelemb.text.run_files import BestNetwork
 from labelemb.text.task import TextTask
-from labelemb.text.trained import BestNetwork
+from labelemb.training.checkpoint import load_newest
+from labelemb.training.engine import train
 
 
 class Killed(Exception):  # noqa: N818
@@ -100,7 +100,7 @@ def test_table_of_other_words_is_refused(make_task: MakeTask, tmp_path: Path) ->
 def test_soft_weight_switches_at_soft_after_and_after_a_resume(
     make_task: MakeTask, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(labelemb.engine, "checkpoint_pause", lambda save_seconds: 0.0)
+    monkeypatch.setattr(labelemb.training.engine, "checkpoint_pause", lambda save_seconds: 0.0)
     overrides = ("epochs=3", "loss.soft_after=7")
     seen: list[float] = []
 
@@ -121,7 +121,7 @@ def test_soft_weight_switches_at_soft_after_and_after_a_resume(
 def test_killed_and_resumed_run_ends_as_one_that_was_not(
     make_task: MakeTask, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
-    monkeypatch.setattr(labelemb.engine, "checkpoint_pause", lambda save_seconds: 0.0)
+    monkeypatch.setattr(labelemb.training.engine, "checkpoint_pause", lambda save_seconds: 0.0)
     whole = run(make_task("emb", "model.dropout=0.3", "model.layers=2"))
     kill_after(make_task("emb", "model.dropout=0.3", "model.layers=2", output="killed"), steps)
     resumed = run(make_task("emb", "model.dropout=0.3", "model.layers=2", output="killed"))
@@ -223,7 +223,7 @@ def test_perplexity_is_that_of_the_hard_term_whatever_the_mode(make_task: MakeTa
 
 
 def test_corpus_without_a_test_text_is_scored_on_the_development_text(make_task: MakeTask, tmp_path: Path) -> None:
-    from labelemb.text.preprocess import PreprocessOptions, preprocess
+    from labelemb.text.corpus.preprocess import PreprocessOptions, preprocess
 
     write_corpus(tmp_path)
     files: dict[str, Any] = {

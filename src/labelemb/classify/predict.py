@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
-from labelemb.checkpoint import load_newest
-from labelemb.classify.data import load_images
+from labelemb.classify.images import load_images
 from labelemb.classify.task import ClassifyTask
-from labelemb.config import ClassifySettings, InputError
 from labelemb.files import write_atomically
-from labelemb.run import RunFolder
+from labelemb.run_folder import RunFolder
+from labelemb.settings.config import ClassifySettings, InputError
+from labelemb.training.checkpoint import load_newest
 
 
 def predict_images(

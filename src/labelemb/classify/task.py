@@ -8,19 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from labelemb.classify.augment import channel_statistics, cutmix, mixup, normalise, random_crop, random_flip
-from labelemb.classify.data import ImageData, Split
-from labelemb.classify.models import NETWORKS, Classifier
+from labelemb.classify.images import ImageData, Split
+from labelemb.classify.metrics import ClassificationMetrics
+from labelemb.classify.networks import NETWORKS, Classifier
 from labelemb.classify.user_network import load_network
-from labelemb.config import AugmentSettings, ClassifySettings, InputError
-from labelemb.engine import StepOutput
 from labelemb.files import named
-from labelemb.loss import LabelEmbeddingLoss
-from labelemb.metrics import ClassificationMetrics
-from labelemb.modes import Criterion, OnlineLabelSmoothing, make_criterion
-from labelemb.run import RunFolder
-from labelemb.seeds import derived_seed
-from labelemb.table import LabelTable
-from labelemb.terms import LossTerms
+from labelemb.losses.label_embedding import LabelEmbeddingLoss
+from labelemb.losses.modes import Criterion, OnlineLabelSmoothing, make_criterion
+from labelemb.losses.table import LabelTable
+from labelemb.losses.terms import LossTerms
+from labelemb.run_folder import RunFolder
+from labelemb.settings.config import AugmentSettings, ClassifySettings, InputError
+from labelemb.training.engine import StepOutput
+from labelemb.training.seeds import derived_seed
 
 _EVALUATION_BATCH = 1000
 _EXAMPLES_PER_LABEL = 4
@@ -45,7 +45,7 @@ class ClassifyModule(nn.Module):
 
 
 class ClassifyTask:
-    """What the engine trains: see labelemb.engine.Task.
+    """What the engine trains: see labelemb.training.engine.Task.
 
     Args:
         settings: of the run.

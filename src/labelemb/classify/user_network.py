@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from labelemb.classify.models import Classifier
+from labelemb.classify.networks import Classifier
 
 
 class UserNetwork(Classifier):

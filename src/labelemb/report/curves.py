@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
-from labelemb import stats
-from labelemb.report.figure import color, style
+from labelemb.report import stats
+from labelemb.report.style import color, style
 from labelemb.report.summary import Results, Run
 
 SHOWN_FROM = 0.1  # errors on a log axis fill the picture when it starts after this part of the epochs,

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from labelemb.report.figure import style
-from labelemb.report.words import Array, LabelTables, chosen_labels
+from labelemb.report.learned_labels import Array, LabelTables, chosen_labels
+from labelemb.report.style import style
 
 MAX_LABELS = 30
 NUM_STRONGEST = 15

@@ -10,12 +10,12 @@ from string import Template
 from typing import Any
 
 from labelemb.files import write_atomically, write_json
+from labelemb.report.comparison import comparison, html, markdown
 from labelemb.report.curves import draw_calibration, draw_curves
-from labelemb.report.figure import render, save_figure
 from labelemb.report.heatmap import draw_heatmap, heatmap_labels
+from labelemb.report.learned_labels import LabelTables, frequent_words, learned_tables
+from labelemb.report.style import render, save_figure
 from labelemb.report.summary import OF_REPORTING, Results, Run, flatten, read_results, summary
-from labelemb.report.table import comparison, html, markdown
-from labelemb.report.words import LabelTables, frequent_words, learned_tables
 
 MAX_IMAGES = 120
 MAX_SENTENCES = 8

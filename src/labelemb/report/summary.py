@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from labelemb import stats
-from labelemb.run import RunFolder, find_runs, missing_rows
+from labelemb.report import stats
+from labelemb.run_folder import RunFolder, find_runs, missing_rows
 
 MODE_ORDER = ("baseline", "smoothing", "online-smoothing", "tfkd", "emb", "emb-start", "emb-frozen")
 

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from labelemb.text.vocab import BOS, EOS
+from labelemb.text.corpus.vocab import BOS, EOS
 
 # More logits than this at once and each step maps fresh pages for them, which takes as long as the softmax over them;
 # a GPU has an allocator of its own and wants few, large calls.

@@ -11,11 +11,11 @@ from typing import Any, TextIO
 
 import torch
 
-from labelemb.config import InputError, TextSettings
 from labelemb.files import named
-from labelemb.run import RunFolder
-from labelemb.text.corpus import Corpus, read_lines
-from labelemb.text.trained import load_trained_network, load_vocabularies, score_lines
+from labelemb.run_folder import RunFolder
+from labelemb.settings.config import InputError, TextSettings
+from labelemb.text.corpus.corpus import Corpus, read_lines
+from labelemb.text.run_files import load_trained_network, load_vocabularies, score_lines
 from labelemb.text.translate import Translation, Translator
 
 BLOCK_LINES = 1024  # read, translated sorted by length, and written together

@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from labelemb.config import InputError, TextSettings
-from labelemb.engine import StepOutput
 from labelemb.files import write_atomically
-from labelemb.fused import FusedLabelEmbeddingLoss, LabelPlan, plan_labels
-from labelemb.loss import LabelEmbeddingLoss
-from labelemb.modes import Criterion, baseline, make_criterion
-from labelemb.run import RunFolder
-from labelemb.seeds import derived_seed
-from labelemb.table import LabelTable
-from labelemb.text.corpus import Batch, Corpus, Counts, Split, batch_indices, make_batch, ordered_indices
-from labelemb.text.trained import BestNetwork, score_lines, write_vocabularies
+from labelemb.losses.label_embedding import LabelEmbeddingLoss
+from labelemb.losses.large.fused import FusedLabelEmbeddingLoss, LabelPlan, plan_labels
+from labelemb.losses.modes import Criterion, baseline, make_criterion
+from labelemb.losses.table import LabelTable
+from labelemb.run_folder import RunFolder
+from labelemb.settings.config import InputError, TextSettings
+from labelemb.text.corpus.corpus import Batch, Corpus, Counts, Split, batch_indices, make_batch, ordered_indices
+from labelemb.text.corpus.vocab import PAD
+from labelemb.text.run_files import BestNetwork, score_lines, write_vocabularies
 from labelemb.text.translate import Network, Translator, make_network
-from labelemb.text.vocab import PAD
+from labelemb.training.engine import StepOutput
+from labelemb.training.seeds import derived_seed
 
 _NUM_EXAMPLES = 20
 
@@ -45,14 +45,14 @@ class TextModule(nn.Module):
         target: Tensor,
         plan: LabelPlan,
     ) -> StepOutput:
-        """One batch: (B, S), (B,), (B, T), (B,) as in labelemb.text.corpus.Batch, the N unpadded target tokens."""
+        """One batch: (B, S), (B,), (B, T), (B,) as a corpus batch has them, and the N unpadded target tokens."""
         features = self.network.features(source, source_lengths, target_in, target_lengths)  # (N, D)
         terms = FusedLabelEmbeddingLoss(self.criterion, self.network.head).terms(features, target, plan=plan)
         return StepOutput(terms, len(target), None)
 
 
 class TextTask:
-    """What the engine trains: see labelemb.engine.Task.
+    """What the engine trains: see labelemb.training.engine.Task.
 
     Args:
         settings: of the run.

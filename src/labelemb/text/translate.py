@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from labelemb.config import DecodeSettings, InputError, TextModelSettings
+from labelemb.settings.config import DecodeSettings, InputError, TextModelSettings
 from labelemb.text.beam import Hypothesis, beam_search, greedy
-from labelemb.text.corpus import Counts, Side
-from labelemb.text.model import NETWORKS, AttentionLSTM
+from labelemb.text.corpus.corpus import Counts, Side
+from labelemb.text.corpus.vocab import UNK, Vocabulary
+from labelemb.text.lstm import NETWORKS, AttentionLSTM
 from labelemb.text.transformer import Transformer
-from labelemb.text.vocab import UNK, Vocabulary
 
 Network = AttentionLSTM | Transformer
 

@@ -1,0 +1,211 @@
+"""The run folder: what training writes and reporting reads. Nothing else passes between the two.
+
+RECIPE/MODE/seed-07/
+  config.yaml                  every resolved setting (labelemb.settings.config.RunSettings)
+  environment.json             versions, device, threads, runs at a time (jobs), command, commit, start and end
+  metrics.jsonl                a row an evaluation
+  checkpoints/                 labelemb.training.checkpoint
+  label_embedding.safetensors  the learned table with label names (modes that learn one)
+  evaluation.json              calibration bins and confusion counts on the test set
+  examples/, predictions.txt   what the page shows
+"""
+
+import errno
+import json
+import math
+import os
+import re
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from labelemb.files import named, read_json, remove_temporary_files, write_atomically, write_json
+
+TABLE_FILE = "label_embedding.safetensors"
+TIMING_CONDITIONS = ("device", "threads", "jobs")  # of environment.json: runs that differ in one take unlike seconds
+
+
+class RunFolder:
+    """One run on disk. Reading raises ValueError with the file's name where a file is damaged."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def at(cls, output: Path, recipe: str, mode: str, seed: int) -> "RunFolder":
+        """The folder of one run: OUTPUT/RECIPE/MODE/seed-SS."""
+        return cls(output / recipe / mode / f"seed-{seed:02d}")
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def table(self) -> Path:
+        return self.path / TABLE_FILE
+
+    @property
+    def examples(self) -> Path:
+        return self.path / "examples"
+
+    @property
+    def exists(self) -> bool:
+        return (self.path / "config.yaml").is_file()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run came to its end: environment.json is written with an `end` as the last act."""
+        return self.exists and self.environment.get("end") is not None
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The resolved settings, as plain values with the same keys as a recipe."""
+        try:
+            config = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{self.path / 'config.yaml'} is damaged: {_first_line(error)}") from error
+        if not isinstance(config, dict):
+            raise ValueError(f"{self.path / 'config.yaml'} is damaged: a mapping of settings was expected")
+        return config
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        return read_json(self.path / "environment.json")
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        return read_json(self.path / "evaluation.json")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from this run meanwhile; makes the folder, and clears it of files half written.
+
+        Raises:
+            ValueError: another process holds it.
+        """
+        import fcntl  # not on Windows, where reading run folders works all the same
+
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.checkpoints / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for folder in (self.path, self.checkpoints, self.examples):
+                    remove_temporary_files(folder)  # without the lock they might be another process's, still at work
+            except BlockingIOError:
+                raise ValueError(f"{self.path}: another process is at work on this run") from None
+            except OSError as error:
+                if error.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS):
+                    raise  # else a file system without locks
+            yield
+        finally:
+            os.close(handle)  # which ends the lock, as does the end of the process
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The rows so far, oldest first. A last line cut short by a crash is dropped; any other is damage."""
+        path = self.path / "metrics.jsonl"
+        lines = path.read_bytes().splitlines() if path.is_file() else []
+        rows: list[dict[str, Any]] = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                if number == len(lines):
+                    break
+                raise ValueError(f"{path} is damaged at line {number}: {_first_line(error)}") from error
+            if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
+                raise ValueError(f"{path} is damaged at line {number}: a row with its epoch was expected")
+            rows.append(row)
+        return rows
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        write_atomically(self.path / "config.yaml", text.encode())
+        self.__dict__.pop("config", None)
+
+    def write_environment(self, environment: Mapping[str, Any]) -> None:
+        write_json(self.path / "environment.json", environment)
+
+    def write_evaluation(self, evaluation: Mapping[str, Any]) -> None:
+        write_json(self.path / "evaluation.json", evaluation)
+
+    def write_metrics(self, rows: list[dict[str, Any]]) -> None:
+        """Write all rows anew: a resumed run first drops those after its checkpoint."""
+        write_atomically(self.path / "metrics.jsonl", "".join(_metrics_line(row) for row in rows).encode())
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Add a row; it is on the disk when this returns, before any checkpoint that counts on it."""
+        path = self.path / "metrics.jsonl"
+        with named(path), path.open("a", encoding="utf-8") as file:
+            file.write(_metrics_line(row))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def missing_rows(rows: Sequence[Mapping[str, Any]], num_epochs: int) -> str:
+    """What `rows` lack to be those of epochs 1 to `num_epochs`, in words; empty where they lack nothing."""
+    epochs = [row["epoch"] for row in rows]
+    expected = range(1, num_epochs + 1)
+    if epochs == list(expected):
+        return ""
+    first = next((epoch for epoch in expected if epoch not in epochs), None)
+    if first is None:
+        return f"other rows than one for each of {num_epochs} epochs, in order"
+    last = first
+    while last < num_epochs and last + 1 not in epochs:
+        last += 1
+    return f"no row of epoch {first}" if first == last else f"no row of epochs {first} to {last}"
+
+
+def find_runs(folder: Path) -> Iterator[RunFolder]:
+    """All runs at or below `folder`, behind links too: modes in alphabetical order, seeds in order of their number."""
+    paths = [path for path in _folders(folder) if (path / "config.yaml").is_file()]
+    for path in sorted(paths, key=lambda path: (path.parent.as_posix(), _seed(path), path.name)):
+        yield RunFolder(path)
+
+
+def _folders(top: Path) -> Iterator[Path]:
+    """`top` and every folder below it, each once: links may lead to one place twice, or in a circle."""
+    seen: set[str] = set()
+    folders, links = deque([top]), deque[Path]()
+    while folders or links:
+        folder = folders.popleft() if folders else links.popleft()  # links last: a folder's own path is its name
+        place = os.path.realpath(folder)
+        if place in seen or not folder.is_dir():
+            continue
+        seen.add(place)
+        yield folder
+        for path in _entries(folder):
+            if path.is_symlink():
+                links.append(path)
+            elif path.is_dir():
+                folders.append(path)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except PermissionError:
+        return []
+
+
+def _seed(path: Path) -> int:
+    match = re.fullmatch(r"seed-(\d+)", path.name)
+    return int(match.group(1)) if match else -1
+
+
+def _metrics_line(row: Mapping[str, Any]) -> str:
+    finite = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
+    }
+    return json.dumps(finite, allow_nan=False) + "\n"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

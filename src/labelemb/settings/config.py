@@ -1,0 +1,213 @@
+"""Every setting of a run: its type, its range, its default and a sentence. No default lives anywhere else.
+
+A recipe (labelemb.settings.recipe) is a YAML file that names a task and sets what differs from the defaults here;
+`key=value` on the command line sets one more. The result is one frozen object, which the run folder keeps as
+config.yaml.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Mode = Literal["baseline", "smoothing", "online-smoothing", "tfkd", "emb", "emb-start", "emb-frozen"]
+MODES: tuple[str, ...] = get_args(Mode)
+LABEL_EMBEDDING_MODES = ("emb", "emb-start", "emb-frozen")
+TABLE_MODES = ("emb-start", "emb-frozen")
+NOT_OF_THE_RUN = ("device", "compare", "report", "description")  # keys that may differ between two tries at one run
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(coerce_numbers_to_str=True)]  # of a label: YAML reads 7 as a number
+FolderName = Annotated[str, Field(pattern=r"^[^/\\.][^/\\]*$")]  # one level below --output, never beside it
+DeviceName = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")]
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used. One clear line; the command line prints it and exits with 2."""
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class LossSettings(_Settings):
+    hard_weight: NotNegative = Field(0.5, description="weight of the cross entropy with the true label")
+    soft_weight: NotNegative = Field(0.5, description="weight of the cross entropy with the learned soft labels")
+    temperature: Positive = Field(2.0, description="softens the auxiliary predictions that the label table learns from")
+    cap: Annotated[float, Field(gt=0, le=1)] = Field(0.9, description="confidence above which the auxiliary head pays")
+    cap_weight: NotNegative = Field(100.0, description="what it pays for each item; above 1/cap the cap binds")
+    rank: Count | None = Field(None, description="rank of a low-rank label table; null for a dense one")
+    table: Path | None = Field(None, description="a learned label table, for emb-start and emb-frozen (--table)")
+    soft_after: NotNegative = Field(
+        0, description="optimiser updates before the soft labels join in; below 1 a fraction of the planned ones"
+    )
+
+    @property
+    def criterion_options(self) -> dict[str, Any]:
+        """What the criterion is made with."""
+        return self.model_dump(exclude={"table", "soft_after"})
+
+
+class OptimizerSettings(_Settings):
+    name: Literal["adam", "adamw", "sgd"] = Field("adam", description="trains the network; the criterion always Adam")
+    lr: Positive = Field(1e-3, description="learning rate of the network")
+    weight_decay: NotNegative = Field(0.0, description="of the network; the criterion has none")
+    momentum: Fraction = Field(0.9, description="of sgd (with Nesterov's step)")
+    criterion_lr: Positive = Field(1e-3, description="learning rate of the criterion's own parameters")
+    clip: Positive | None = Field(None, description="largest norm of the network's gradient; null for no clip")
+
+
+class ScheduleSettings(_Settings):
+    name: Literal["constant", "step", "cosine"] = Field("constant", description="how the learning rates change")
+    every: Count = Field(40, description="step: epochs between two cuts")
+    factor: Annotated[float, Field(gt=0, le=1)] = Field(0.2, description="step: what a cut multiplies by")
+    warmup: NotNegative = Field(0, description="epochs of linear warm-up")
+
+
+class CompareSettings(_Settings):
+    modes: tuple[Mode, ...] = Field(("baseline", "emb"), description="the modes compared")
+    runs: Count = Field(5, description="seeds 0 to runs-1 of each mode")
+
+
+class PaperResult(_Settings):
+    """What the paper reports for one mode, rates in percent."""
+
+    mean: float
+    std: float | None = None
+    seconds_per_epoch: float | None = None
+
+
+class ReportSettings(_Settings):
+    labels: tuple[Name, ...] | None = Field(None, description="labels on the heat map; null chooses them")
+    words: tuple[Name, ...] | None = Field(None, description="words in the table of similar labels; null chooses them")
+    paper: dict[Mode, PaperResult] | None = Field(None, description="the paper's figures, shown beside ours")
+
+
+class ImageDataSettings(_Settings):
+    source: str = Field(description="`digits`, or a hub id that `--data` may replace by a local copy")
+    path: Path | None = Field(None, description="a local folder of parquet files, or the engine's own cache (--data)")
+    image: str | None = Field(None, description="the image column; null takes the only one")
+    label: str | None = Field(None, description="the label column; null takes the only one")
+    validation: Annotated[int, Field(ge=0)] = Field(0, description="the first so many training images are held out")
+    limit: Count | None = Field(None, description="train on the first so many of the images left only")
+
+
+class ClassifierSettings(_Settings):
+    name: str = Field("mlp", description="mlp, mnist-cnn, resnet8, resnet18, or module:function, timm:NAME (--model)")
+    hidden: tuple[Count, ...] | None = Field(None, description="mlp: units of the hidden layers")
+    width: Count | None = Field(None, description="resnet8, resnet18: channels of the stem")
+
+
+class AugmentSettings(_Settings):
+    crop: Annotated[int, Field(ge=0)] = Field(0, description="random crop after padding by so many pixels")
+    flip: bool = Field(False, description="random horizontal flip")
+    normalise: bool = Field(False, description="by the training images' mean and deviation of each channel")
+    mixup: NotNegative = Field(0.0, description="alpha of mixup; 0 for none")
+    cutmix: NotNegative = Field(0.0, description="alpha of CutMix; 0 for none")
+
+
+class RunSettings(_Settings):
+    """What every task has."""
+
+    recipe: FolderName = Field(description="name of the recipe")
+    description: str = Field("", description="one line on the recipe")
+    mode: Mode = Field("emb", description="the soft labels trained with")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="of initial network, batch order, augmentation")
+    epochs: Count = Field(30, description="passes over the training set")
+    batch_size: Count = Field(64, description="items, or pairs of sentences, a step")
+    device: DeviceName = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the network's matrix products")
+    compile: bool | None = Field(None, description="torch.compile; null: on a GPU only")
+    loss: LossSettings = LossSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    compare: CompareSettings = CompareSettings()
+    report: ReportSettings = ReportSettings()
+
+
+class ClassifySettings(RunSettings):
+    task: Literal["classify"] = "classify"
+    metric: Literal["test_error"] = "test_error"
+    data: ImageDataSettings
+    model: ClassifierSettings = ClassifierSettings()
+    augment: AugmentSettings = AugmentSettings()
+
+
+class TextDataSettings(_Settings):
+    source: str = Field(description="what the corpus is and where it comes from")
+    path: Path | None = Field(None, description="the folder that `labelemb preprocess` wrote (--data)")
+
+
+class TextModelSettings(_Settings):
+    name: Literal["lstm", "transformer"] = Field("lstm", description="the network")
+    hidden: Count = Field(512, description="units of embeddings and layers")
+    layers: Count = Field(2, description="of encoder and decoder each")
+    dropout: Fraction = Field(0.2, description="between layers and before the output layer")
+    query_tanh: bool = Field(False, description="lstm: tanh on the attention's query")
+    heads: Count = Field(4, description="transformer: attention heads")
+
+
+class DecodeSettings(_Settings):
+    beam: Count = Field(10, description="hypotheses kept")
+    max_length: Count = Field(50, description="words at most")
+    length_penalty: NotNegative = Field(0.0, description="divide the score by length to this power")
+    replace_unknown: bool = Field(True, description="replace an unknown word by the most attended source word")
+    beam_epochs: Annotated[int, Field(ge=0)] = Field(3, description="last epochs scored by beam search too")
+
+
+class ScoreSettings(_Settings):
+    lowercase: bool = Field(False, description="case-insensitive BLEU")
+    tokenize: str = Field("13a", description="sacreBLEU's tokenizer; `none` scores the tokens as they stand")
+
+
+class TextSettings(RunSettings):
+    task: Literal["text"] = "text"
+    metric: Literal["bleu", "rougeL"] = "bleu"
+    data: TextDataSettings
+    model: TextModelSettings = TextModelSettings()
+    batch_tokens: Count | None = Field(None, description="tokens of either side a step, in place of batch_size pairs")
+    compile: bool | None = Field(False, description="torch.compile; every batch has another shape, so rarely of use")
+    decode: DecodeSettings = DecodeSettings()
+    score: ScoreSettings = ScoreSettings()
+
+
+Settings = ClassifySettings | TextSettings
+
+
+def plain(settings: Settings) -> dict[str, Any]:
+    """The settings as plain values: what config.yaml holds, and `parse_settings` reads."""
+    return settings.model_dump(mode="json")
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """The dotted keys in which two runs' plain settings differ, with both values."""
+    left, right = dict(_flat(one)), dict(_flat(other))
+    for key in [*left, *(key for key in right if key not in left)]:
+        if key.split(".")[0] not in NOT_OF_THE_RUN and left.get(key) != right.get(key):
+            yield key, left.get(key), right.get(key)
+
+
+def describe(settings: Settings) -> Iterator[tuple[str, Any, str]]:
+    """Every key of a recipe with its value and its sentence, in the order of this file."""
+    yield from _describe(settings, "")
+
+
+def _describe(settings: BaseModel, prefix: str) -> Iterator[tuple[str, Any, str]]:
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if isinstance(value, BaseModel):
+            yield from _describe(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value, field.description or ""
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,191 @@
+"""From a recipe and what the command line adds to settings, with one line for whatever is wrong."""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from labelemb.settings.config import (
+    TABLE_MODES,
+    ClassifySettings,
+    InputError,
+    Settings,
+    TextSettings,
+    differences,
+    plain,
+)
+
+_TASKS: dict[str, type[ClassifySettings] | type[TextSettings]] = {"classify": ClassifySettings, "text": TextSettings}
+
+# Settings that say which of the recipe's runs it is, and on what.
+_WHICH_RUN = {"recipe", "mode", "seed", "precision", "compile", "data.path", "data.image", "data.label", "loss.table"}
+
+
+def recipe_names() -> list[str]:
+    """The recipes inside the package."""
+    return sorted(path.name.removesuffix(".yaml") for path in files("labelemb.settings").joinpath("recipes").iterdir())
+
+
+def load_recipe(recipe: str, overrides: Sequence[str] = (), options: Mapping[str, Any] | None = None) -> Settings:
+    """The settings of a recipe.
+
+    Args:
+        recipe: a name from `recipe_names`, or the path of a YAML file.
+        overrides: `key=value` with dots, the value as in YAML. Beside settings other than the recipe's the paper's
+            figures are not shown, unless they are given too.
+        options: dotted keys and values that come after all others, None for not given.
+
+    Raises:
+        InputError: there is no such recipe, or a setting is unknown, of the wrong type or out of range: one line each.
+    """
+    given = [(key, value) for key, value in (options or {}).items() if value is not None]
+    pairs = [*_pairs(overrides), *given]
+    settings = _settings_with(recipe, pairs)
+    if settings.report.paper is None or any(key.split(".")[:2] == ["report", "paper"] for key, _ in pairs):
+        return settings
+    if _are_those_of_the_paper(settings, recipe, pairs):
+        return settings
+    return settings.model_copy(update={"report": settings.report.model_copy(update={"paper": None})})
+
+
+def _settings_with(recipe: str, pairs: Sequence[tuple[str, Any]]) -> Settings:
+    values = _read_recipe(recipe)
+    values.setdefault("recipe", Path(recipe).stem)
+    for key, value in pairs:
+        _assign(values, key, value)
+    return parse_settings(values, origin=recipe)
+
+
+def _are_those_of_the_paper(settings: Settings, recipe: str, pairs: Sequence[tuple[str, Any]]) -> bool:
+    """Whether the settings are the recipe's own: only then do the paper's figures belong beside the results."""
+    try:
+        published = _settings_with(recipe, [(key, value) for key, value in pairs if key in _WHICH_RUN])
+    except InputError:  # the recipe alone is none
+        return False
+    return not any(differences(plain(settings), plain(published)))
+
+
+def parse_settings(values: Mapping[str, Any], origin: str) -> Settings:
+    """Settings from plain values, as a recipe or config.yaml holds them; `origin` is named in errors."""
+    task = values.get("task")
+    if not isinstance(task, str) or task not in _TASKS:
+        raise InputError(f"{origin}: task: expected one of {', '.join(_TASKS)}, got {task!r}")
+    try:
+        settings: Settings = _TASKS[task].model_validate(dict(values))
+    except ValidationError as error:
+        lines = [f"{origin}: {_explain(details, _TASKS[task])}" for details in error.errors()]
+        raise InputError("\n".join(lines)) from None
+    _check(settings, origin)
+    return settings
+
+
+def _read_recipe(recipe: str) -> dict[str, Any]:
+    path = Path(recipe)
+    is_file = path.suffix in (".yaml", ".yml")
+    if is_file and not path.is_file():
+        raise InputError(f"no recipe file {recipe}")
+    if not is_file and recipe not in recipe_names():
+        raise InputError(f"no recipe {recipe!r}{_nearest(recipe, recipe_names())}; `labelemb recipes` lists them")
+    source = path if is_file else files("labelemb.settings").joinpath("recipes", f"{recipe}.yaml")
+    try:
+        values = yaml.safe_load(source.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{recipe} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{recipe}: expected settings as `key: value`, got {type(values).__name__}")
+    model = values.get("model")
+    if isinstance(model, dict) and ":" in str(model.get("name")):
+        raise InputError(f"{recipe}: model.name: a recipe cannot name code to import; pass --model {model['name']}")
+    return values
+
+
+def _pairs(overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise InputError(f"expected key=value, got {text!r}, e.g. optimizer.lr=0.01")
+        try:
+            yield key, yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InputError(f"{key}: {value!r} is not a YAML value") from None
+
+
+def _assign(values: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        inner = values.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise InputError(f"{key}: {parent} is a single value and has no settings inside")
+        values[parent] = values = dict(inner)
+    values[last] = value
+
+
+def _check(settings: Settings, origin: str) -> None:
+    """Contradictions between settings that are each legal."""
+    if not settings.compare.modes:  # pydantic's own check says so of unknown modes, too
+        raise InputError(f"{origin}: compare.modes: expected at least one mode")
+    for mode in settings.compare.modes:
+        if settings.compare.modes.count(mode) > 1:
+            raise InputError(f"{origin}: compare.modes: {mode} stands there twice")
+    if settings.mode in TABLE_MODES and settings.loss.table is None:
+        raise InputError(f"{origin}: mode {settings.mode} needs a learned label table: --table FILE")
+    if settings.mode not in TABLE_MODES and settings.loss.table is not None:
+        raise InputError(f"{origin}: mode {settings.mode} takes no label table; emb-start and emb-frozen do")
+    if settings.mode == "online-smoothing" and settings.task == "text":
+        raise InputError(f"{origin}: online-smoothing needs a table of all labels and is for images only")
+    if settings.loss.soft_after >= 1 and not settings.loss.soft_after.is_integer():
+        raise InputError(f"{origin}: loss.soft_after: expected a number of updates or a fraction below 1")
+    if isinstance(settings, ClassifySettings) and settings.augment.mixup and settings.augment.cutmix:
+        raise InputError(f"{origin}: augment.mixup and augment.cutmix exclude each other")
+
+
+def _explain(details: Any, root: type[BaseModel]) -> str:
+    """One pydantic error as one line: the setting, what was expected, what came, the nearest name."""
+    location = [part for part in details["loc"] if not (isinstance(part, str) and part.startswith("function-"))]
+    key = ".".join(str(part) for part in location)
+    if details["type"] == "extra_forbidden":
+        elsewhere = setting_names(str(location[-1]), root)
+        if elsewhere:
+            return f"{key}: no such setting; did you mean {' or '.join(elsewhere)}?"
+        names = _names_beside(location, root)
+        prefix = "".join(f"{part}." for part in location[:-1])
+        return f"{key}: no such setting{_nearest(str(location[-1]), names, prefix)}"
+    if details["type"] == "missing":
+        return f"{key}: must be set"
+    message = details["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+    message = message.removeprefix("String should match ")
+    return f"{key}: expected {message}, got {details['input']!r}"
+
+
+def setting_names(name: str, *roots: type[BaseModel]) -> list[str]:
+    """Dotted keys whose last part is `name`, in the settings of every task or of these models."""
+    keys: dict[str, None] = {}
+    for root in roots or _TASKS.values():
+        for key, field in root.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                keys |= dict.fromkeys(f"{key}.{inner}" for inner in setting_names(name, field.annotation))
+            elif key == name:
+                keys[key] = None
+    return list(keys)
+
+
+def _names_beside(location: Sequence[Any], root: type[BaseModel]) -> list[str]:
+    model = root
+    for part in location[:-1]:
+        field = model.model_fields.get(str(part), FieldInfo())
+        if not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return []
+        model = field.annotation
+    return list(model.model_fields)
+
+
+def _nearest(name: str, names: Sequence[str], prefix: str = "") -> str:
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {prefix}{close[0]}?"
+    return f"; there are {', '.join(names)}" if names else ""

@@ -1,0 +1,289 @@
+"""The encoded corpus: token ids on disk, mapped into memory, cut into batches by length.
+
+A folder holds `metadata.json`, `source.vocabulary.json`, `target.vocabulary.json`, and for each split and side
+`SPLIT.SIDE.tokens.npy` (all ids one after another, int32) and `SPLIT.SIDE.offsets.npy` (where each line begins, and
+the end, int64); for `valid` and `test` also the raw lines, `SPLIT.SIDE.txt`, to score against.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelemb.text.corpus.vocab import BOS, EOS, PAD, Vocabulary
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = "labelemb.corpus"
+VERSION = 1
+SIDES = ("source", "target")
+POOL_BATCHES = 100  # batches sorted by length together: little padding, and still other neighbours in every epoch
+
+Ids = NDArray[np.int32]
+Counts = NDArray[np.int64]
+
+
+class Batch(NamedTuple):
+    """B pairs, padded with 0. The source carries no `</s>`; S and T are the longest of the batch, T with `</s>`."""
+
+    source: Tensor  # (B, S) int64
+    source_lengths: Tensor  # (B,) int64
+    target_in: Tensor  # (B, T) int64, begins with <s>
+    target_out: Tensor  # (B, T) int64, ends in </s>
+    target_lengths: Tensor  # (B,) int64, </s> counted
+
+
+@dataclass(frozen=True)
+class Side:
+    """The encoded lines of one language: `tokens` (sum of lengths,) int32, `offsets` (N + 1,) int64."""
+
+    tokens: Ids
+    offsets: Counts
+
+    @classmethod
+    def encode(cls, vocabulary: Vocabulary, lines: Sequence[str]) -> Side:
+        """Raw lines in memory, as they are encoded on disk."""
+        tokens, lengths = vocabulary.encode_lines(lines)
+        return cls(tokens, np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))
+
+    @cached_property
+    def lengths(self) -> Counts:
+        """Tokens of each line, (N,) int64."""
+        return np.diff(self.offsets)
+
+    def padded(self, indices: Counts, *, room: int = 0) -> tuple[Counts, Counts]:
+        """Lines as a matrix, padded with 0: (B, L + room) int64, L the longest; and their lengths (B,) int64."""
+        lengths = self.lengths[indices]
+        positions = np.arange(lengths.max())
+        real = positions < lengths[:, None]  # (B, L)
+        rows = np.zeros((len(indices), len(positions) + room), np.int64)
+        rows[:, : len(positions)][real] = self.tokens[(self.offsets[indices][:, None] + positions)[real]]
+        return rows, lengths
+
+
+@dataclass(frozen=True)
+class Split:
+    """N pairs: both encoded sides, and for `valid` and `test` their raw lines (empty for `train`)."""
+
+    source: Side
+    target: Side
+    source_lines: Sequence[str] = ()
+    target_lines: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return len(self.source.lengths)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What `labelemb preprocess` wrote; `test` is None where none was given. With `share` one vocabulary is both."""
+
+    folder: Path
+    metadata: dict[str, Any]
+    source_vocabulary: Vocabulary
+    target_vocabulary: Vocabulary
+    train: Split
+    valid: Split
+    test: Split | None
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Corpus:
+        """Maps a corpus into memory; only vocabularies, offsets and the raw development and test lines are read.
+
+        Raises:
+            ValueError: the folder holds no corpus, one of another version, or a damaged one.
+        """
+        folder = Path(folder)
+        metadata = read_metadata(folder)
+        if metadata is None:
+            raise ValueError(f"{folder}: expected a corpus with metadata.json; make it with `labelemb preprocess`")
+        if metadata["version"] != VERSION:
+            raise ValueError(f"{folder}: corpus version {metadata['version']}, expected {VERSION}; preprocess again")
+        vocabularies = [Vocabulary.load(folder / f"{side}.vocabulary.json") for side in SIDES]
+        for side, vocabulary in zip(SIDES, vocabularies, strict=True):
+            if vocabulary.fingerprint != metadata["vocabularies"][side]["sha256"]:
+                raise ValueError(f"{folder}: {side}.vocabulary.json is not the one it was encoded with")
+        source, target = (vocabularies[0], vocabularies[0]) if metadata["share"] else vocabularies
+        splits = {name: _load_split(folder, name) for name in metadata["splits"]}
+        return cls(folder, metadata, source, target, splits["train"], splits["valid"], splits.get("test"))
+
+
+def read_metadata(folder: Path) -> dict[str, Any] | None:
+    """The metadata of a corpus folder of any version; None where the folder holds something else."""
+    try:
+        metadata = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return metadata if isinstance(metadata, dict) and metadata.get("format") == FORMAT else None
+
+
+def _load_split(folder: Path, name: str) -> Split:
+    sides = []
+    for side in SIDES:
+        tokens_path, offsets_path = (folder / f"{name}.{side}.{part}.npy" for part in ("tokens", "offsets"))
+        try:
+            tokens = np.load(tokens_path, mmap_mode="r", allow_pickle=False)
+            offsets = np.load(offsets_path, allow_pickle=False)
+        except (EOFError, OSError, ValueError) as error:
+            raise ValueError(f"{folder}: damaged corpus, preprocess again: {error}") from None
+        if tokens.dtype != np.int32 or offsets.dtype != np.int64 or offsets[-1] != len(tokens):
+            raise ValueError(
+                f"{tokens_path}: expected the int32 tokens that the offsets beside it count; preprocess again"
+            )
+        sides.append(Side(tokens, offsets))
+    if len(sides[0].offsets) != len(sides[1].offsets):
+        raise ValueError(f"{folder}: the two sides of {name} differ in length; preprocess again")
+    texts = [folder / f"{name}.{side}.txt" for side in SIDES]
+    lines = [list(read_lines(path)) if name != "train" else [] for path in texts]
+    return Split(sides[0], sides[1], lines[0], lines[1])
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a UTF-8 text file, without their line ends; `.gz` is read as it is.
+
+    Only a line feed ends a line: other separators of Unicode would shift the pairs.
+
+    Raises:
+        ValueError: no such file, bytes that are not UTF-8 (with the line's number), a damaged `.gz`.
+    """
+    try:
+        with cast(BinaryIO, gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")) as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    text = line.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    place = f"{path}, line {number}: byte {error.start + 1} (0x{line[error.start]:02x}) is not UTF-8"
+                    raise ValueError(f"{place}; convert the file, for example with iconv") from None
+                yield (text.removeprefix("\ufeff") if number == 1 else text).rstrip("\r\n")
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except (EOFError, OSError, zlib.error) as error:
+        raise ValueError(f"{path}: cannot be read: {error}") from None
+
+
+def batch_indices(split: Split, *, seed: int, epoch: int, pairs: int = 64, tokens: int | None = None) -> list[Counts]:
+    """The pairs of each batch of an epoch, (B,) int64 each; a function of (seed, epoch) alone.
+
+    Every epoch has the same number of batches, and every pair is in one of them.
+
+    Args:
+        split: the pairs.
+        seed: of the run.
+        epoch: from 1 or 0, as the caller counts.
+        pairs: pairs in a batch, of similar length: the sort is within random pools of 100 batches.
+        tokens: instead of `pairs`, the most padded tokens that a batch may have on either side, `</s>` counted. The
+            sort is over the whole corpus, ties at random. A longer pair is a batch of its own.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    order = generator.permutation(len(split))
+    source, target = split.source.lengths[order], split.target.lengths[order]
+    if tokens is None:
+        pool = np.arange(len(order)) // (pairs * POOL_BATCHES)
+        order = order[np.lexsort((source, target, pool))]
+        cuts = np.arange(pairs, len(order), pairs)
+    else:
+        size = np.maximum(source, target + 1)
+        by_size = np.lexsort((source, target, size))
+        order = order[by_size]
+        cuts = _budget_cuts(size[by_size], tokens)
+    batches = np.split(order, cuts)
+    return [batches[index] for index in generator.permutation(len(batches))]
+
+
+def _budget_cuts(sizes: Counts, budget: int) -> Counts:
+    """Where batches begin (but the first) so that rows times the longest row stay in the budget; sizes ascend."""
+    cuts, start = [], 0
+    while start < len(sizes):
+        window = sizes[start : start + max(1, budget // int(sizes[start]))]
+        padded = window * np.arange(1, len(window) + 1)
+        start += max(1, int(np.searchsorted(padded, budget, side="right")))
+        cuts.append(start)
+    return np.array(cuts[:-1], np.int64)
+
+
+def make_batch(split: Split, indices: Counts) -> Batch:
+    """The pairs with these indices (B,) as tensors on the CPU."""
+    import torch
+
+    source, source_lengths = split.source.padded(indices)
+    target_out, target_lengths = split.target.padded(indices, room=1)
+    target_out[np.arange(len(indices)), target_lengths] = EOS
+    target_in = np.full_like(target_out, BOS)
+    target_in[:, 1:] = target_out[:, :-1]
+    target_in[target_in == EOS] = PAD  # shorter rows end before the last column
+    return Batch(*map(torch.from_numpy, (source, source_lengths, target_in, target_out, target_lengths + 1)))
+
+
+def batches(split: Split, *, seed: int, epoch: int, pairs: int = 64, tokens: int | None = None) -> Iterator[Batch]:
+    """The training batches of an epoch; the arguments are those of `batch_indices`."""
+    for indices in batch_indices(split, seed=seed, epoch=epoch, pairs=pairs, tokens=tokens):
+        yield make_batch(split, indices)
+
+
+def ordered_indices(split: Split, *, pairs: int = 64) -> list[Counts]:
+    """For evaluation: all pairs by source length, ties in order, cut into batches of `pairs`; (B,) int64 each."""
+    order = np.argsort(split.source.lengths, kind="stable")
+    return np.split(order, np.arange(pairs, len(order), pairs))
+
+
+class SplitWriter:
+    """Writes one split, block after block; `close` completes the files."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._tokens = [_ArrayWriter(folder / f"{name}.{side}.tokens.npy", "<i4") for side in SIDES]
+        self._offsets = [_ArrayWriter(folder / f"{name}.{side}.offsets.npy", "<i8") for side in SIDES]
+        self._texts = [
+            (folder / f"{name}.{side}.txt").open("w", encoding="utf-8", newline="\n") if name != "train" else None
+            for side in SIDES
+        ]
+        for offsets in self._offsets:
+            offsets.append(np.zeros(1, np.int64))
+
+    def append(self, side: int, tokens: Ids, lengths: Counts, lines: Sequence[str]) -> None:
+        """Adds lines to side 0 (source) or 1 (target): tokens (sum of lengths,), lengths (N,), raw lines (N,)."""
+        self._offsets[side].append(self._tokens[side].count + np.cumsum(lengths))
+        self._tokens[side].append(tokens)
+        text = self._texts[side]
+        if text is not None:
+            text.writelines(f"{line}\n" for line in lines)
+
+    def close(self) -> None:
+        """Ends all files."""
+        for writer in (*self._tokens, *self._offsets, *self._texts):
+            if writer is not None:
+                writer.close()
+
+
+class _ArrayWriter:
+    """Appends to a one-dimensional .npy file whose length is known only at the end."""
+
+    def __init__(self, path: Path, dtype: str) -> None:
+        self._file = path.open("wb")
+        self._dtype = np.dtype(dtype)
+        self.count = 0
+        self._data_start = self._write_header()
+
+    def _write_header(self) -> int:
+        self._file.seek(0)
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (self.count,)}
+        np.lib.format.write_array_header_1_0(self._file, header)
+        return self._file.tell()
+
+    def append(self, values: NDArray[Any]) -> None:
+        self._file.write(np.ascontiguousarray(values, self._dtype).tobytes())
+        self.count += len(values)
+
+    def close(self) -> None:
+        # NumPy pads the header so that the length can be filled in afterwards.
+        assert self._write_header() == self._data_start
+        self._file.close()

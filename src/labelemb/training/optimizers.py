@@ -1,0 +1,51 @@
+"""What makes the updates: an optimiser each for network and criterion, and the learning rates' schedule."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from labelemb.settings.config import RunSettings, ScheduleSettings
+
+
+def make_optimizers(module: nn.Module, settings: RunSettings) -> list[torch.optim.Optimizer]:
+    """One optimiser for the network, as the recipe says, and Adam without weight decay for the criterion.
+
+    One optimiser for both would, as SGD, teach the auxiliary head far too fast and let the label table decay.
+    """
+    chosen = settings.optimizer
+    parameters = list(module.get_submodule("network").parameters())
+    optimizers: list[torch.optim.Optimizer]
+    if chosen.name == "sgd":
+        nesterov = chosen.momentum > 0
+        optimizers = [
+            torch.optim.SGD(
+                parameters, chosen.lr, chosen.momentum, weight_decay=chosen.weight_decay, nesterov=nesterov, fused=True
+            )
+        ]
+    else:
+        adam = torch.optim.Adam if chosen.name == "adam" else torch.optim.AdamW
+        optimizers = [adam(parameters, chosen.lr, weight_decay=chosen.weight_decay, fused=True)]
+    own = list(module.get_submodule("criterion").parameters())
+    return [*optimizers, torch.optim.Adam(own, chosen.criterion_lr, fused=True)] if own else optimizers
+
+
+def lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Give the state the parameters' own memory layout: fused optimisers walk through both element by element."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter).copy_(value)
+
+
+def learning_rate_factor(schedule: ScheduleSettings, step: int, steps_per_epoch: int, epochs: int) -> float:
+    """What the learning rates are multiplied by at `step`, a function of the step alone."""
+    progress = step / steps_per_epoch  # in epochs
+    factor = 1.0
+    if schedule.name == "step":
+        factor = schedule.factor ** (int(progress) // schedule.every)
+    elif schedule.name == "cosine":
+        factor = 0.5 * (1 + math.cos(math.pi * step / (steps_per_epoch * epochs)))
+    if progress < schedule.warmup:
+        factor *= (step + 1) / (schedule.warmup * steps_per_epoch)
+    return factor

@@ -1,0 +1,373 @@
+"""The command line: what it prints, and for every mistake one line on stderr and its exit code."""
+
+import errno
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from tests.small_runs import SMALL, small_run, write_image_cache
+from torch import nn
+
+from labelemb import LabelTable, __version__
+from labelemb.commands import app as cli
+from labelemb.run_folder import RunFolder
+from labelemb.settings.config import plain
+from labelemb.settings.recipe import load_recipe, recipe_names
+
+Output = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a command writes, with or without `--output`, lies in the test's own folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LABELEMB_CACHE", str(tmp_path / "cache"))
+
+
+def run(capsys: Output, *arguments: str) -> list[str]:
+    """Run a command that succeeds; the lines of its output, with nothing on stderr."""
+    code = cli._run(list(arguments))
+    captured = capsys.readouterr()
+    assert (code, captured.err) == (0, "")
+    lines: list[str] = captured.out.splitlines()
+    return lines
+
+
+def refused(capsys: Output, *arguments: str, code: int = 2) -> str:
+    """Run a command that fails; its one line on stderr."""
+    assert cli._run(list(arguments)) == code
+    captured = capsys.readouterr()
+    lines = captured.err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("labelemb: ")
+    assert "Traceback" not in captured.out
+    return str(lines[0].removeprefix("labelemb: "))
+
+
+def test_version_is_the_package_s(capsys: Output) -> None:
+    assert run(capsys, "--version") == [f"labelemb {__version__}"]
+
+
+def test_without_a_command_help_is_all_that_is_printed(capsys: Output) -> None:
+    assert cli._run([]) == 2
+    captured = capsys.readouterr()
+    assert "neighbors" in captured.out + captured.err
+    assert "labelemb:" not in captured.out + captured.err
+
+
+@pytest.mark.parametrize(("words", "expected"), [("labelemb tra", "train"), ("labelemb compare dig", "digits")])
+def test_a_shell_completes_commands_and_recipes(words: str, expected: str) -> None:
+    asked = {"_LABELEMB_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    command = [sys.executable, "-m", "labelemb"]
+    done = subprocess.run(command, env=os.environ | asked, capture_output=True, text=True, check=True)
+    assert (done.stdout.split(), done.stderr) == ([expected], "")
+
+
+def test_an_interrupt_is_one_line_and_code_130(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "recipe_names", interrupted)
+    assert refused(capsys, "recipes", code=130) == "interrupted"
+
+
+@pytest.mark.parametrize("module", ["labelemb.training.stopping", "labelemb.commands.app", "torch"])
+def test_an_interrupted_import_is_one_line_and_code_130(module: str) -> None:
+    """At start-up, and where the exception is swallowed, as by C code that imports."""
+    script = f"""
+import os, signal, sys
+from contextlib import suppress
+class Interrupted:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            with suppress(*[KeyboardInterrupt] if name == "torch" else []):
+                os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupted())
+from labelemb.__main__ import main
+sys.argv = ["labelemb", *{["train", "digits", *SMALL, "--quiet"]!r}]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "labelemb: interrupted\n")
+
+
+def test_help_names_every_command(capsys: Output) -> None:
+    text = "\n".join(run(capsys, "--help"))
+    for command in ("recipes", "train", "compare", "report", "neighbors"):
+        assert command in text
+
+
+def test_recipes_are_listed_with_a_line_each(capsys: Output) -> None:
+    lines = run(capsys, "recipes")
+    assert [line.split()[0] for line in lines] == recipe_names()
+
+
+def test_a_recipe_is_listed_with_every_key_value_and_sentence(capsys: Output) -> None:
+    lines = run(capsys, "recipes", "digits")
+    assert "loss.temperature = 2.0" in lines
+    assert "model.hidden = [256, 256]" in lines
+    assert "optimizer.clip = null" in lines
+    assert len(lines) % 2 == 0
+
+
+def test_a_dry_run_prints_settings_that_are_a_recipe(capsys: Output, tmp_path: Path) -> None:
+    text = "\n".join(run(capsys, "train", "digits", "epochs=5", "--seed", "3", "--dry-run", "--name", "mine"))
+    (values,) = (document for document in yaml.safe_load_all(text) if document)
+    assert (values["epochs"], values["seed"], values["recipe"]) == (5, 3, "mine")
+    path = tmp_path / "again.yaml"
+    path.write_text(text.removesuffix("---"), encoding="utf-8")
+    assert plain(load_recipe(str(path))) == values
+    assert not (Path.cwd() / "runs" / "mine").exists()
+
+
+def test_mode_and_seed_may_stand_in_the_overrides(capsys: Output) -> None:
+    text = "\n".join(run(capsys, "train", "digits", "mode=baseline", "seed=4", "--dry-run"))
+    values = next(yaml.safe_load_all(text))
+    assert (values["mode"], values["seed"]) == ("baseline", 4)
+
+
+def test_a_dry_comparison_prints_every_run(capsys: Output) -> None:
+    text = "\n".join(run(capsys, "compare", "digits", "--runs", "2", "--modes", "baseline, emb", "--dry-run"))
+    runs = [(values["mode"], values["seed"]) for values in yaml.safe_load_all(text) if values]
+    assert runs == [("baseline", 0), ("emb", 0), ("baseline", 1), ("emb", 1)]
+
+
+def test_training_ends_with_the_last_row_and_the_folder(capsys: Output, tmp_path: Path) -> None:
+    assert cli._run(["train", "digits", *SMALL, "--output", str(tmp_path), "--mode", "baseline"]) == 0
+    row, folder = capsys.readouterr().out.splitlines()
+    assert "test_error" in row
+    assert Path(folder) == RunFolder.at(tmp_path, "digits", "baseline", 0).path
+
+
+def test_quiet_training_prints_nothing(capsys: Output, tmp_path: Path) -> None:
+    assert run(capsys, "train", "digits", *SMALL, "epochs=1", "--output", str(tmp_path), "--quiet") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["nonsense"], "No such command 'nonsense'"),
+        (["train"], "recipe"),
+        (["train", "digits", "--nonsense"], "No such option: --nonsense"),
+        (["train", "digits", "--seed", "one"], "Invalid value for '--seed'"),
+        (["train", "digits", "--seed", "-1"], "seed: expected greater than or equal to 0, got -1"),
+        (["train", "digts"], "did you mean digits?"),
+        (["train", "nowhere.yaml"], "no recipe file nowhere.yaml"),
+        (["train", "digits", "epoch=3"], "epoch: no such setting; did you mean epochs?"),
+        (["train", "digits", "lr=0.1"], "lr: no such setting; did you mean optimizer.lr?"),
+        (["train", "digits", "model.lr=0.1"], "model.lr: no such setting; did you mean optimizer.lr?"),
+        (["train", "digits", "every=2"], "every: no such setting; did you mean schedule.every?"),
+        (["train", "digits", "name=x"], "did you mean optimizer.name or schedule.name or model.name?"),
+        (["train", "digits", "--epochs", "5"], "no such option --epochs; did you mean epochs=5?"),
+        (["compare", "digits", "--lr=0.1"], "no such option --lr; did you mean optimizer.lr=0.1?"),
+        (["train", "digits", "--batch-size"], "no such option --batch-size; did you mean batch_size=VALUE?"),
+        (["report", "runs", "--epochs", "5"], "No such option: --epochs"),
+        (["predict", "run", "test.en", "--output", "out"], "the text to translate is given as --src FILE"),
+        (["train", "digits", "epochs=three"], "epochs: expected"),
+        (["train", "digits", "epochs"], "expected key=value"),
+        (["train", "digits", "--mode", "soft"], "mode: expected"),
+        (["train", "digits", "--mode", "emb-start"], "--table FILE"),
+        (["train", "digits", "--table", "nowhere.safetensors"], "mode emb takes no label table"),
+        (["train", "digits", "--mode", "emb-start", "--table", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["train", "digits", "--precision", "half"], "precision: expected"),
+        (["train", "digits", "--device", "gpu"], "device: expected"),
+        (["train", "digits", "--device", "cuda:99"], "device 'cuda:99' cannot be used here"),
+        (["train", "digits", "--model", "nowhere:nothing"], "--model nowhere:nothing: cannot import module nowhere"),
+        (["train", "digits", "--model", "resnet"], "model.name=resnet: expected one of mlp"),
+        (["train", "digits", "model.name=resnet8", "model.hidden=null"], "images"),
+        (["train", "digits", "loss.soft_after=1000000"], "loss.soft_after=1e+06"),
+        (["train", "digits", "--name", "../outside"], "recipe: expected"),
+        (["train", "digits", "--name", ""], "recipe: expected"),
+        (["train", "digits", "--data", "nowhere"], "--data nowhere"),
+        (["train", "cifar10", "--data", "nowhere"], "--data nowhere does not exist: expected"),
+        (["train", "mnist-mlp"], "https://huggingface.co/datasets/ylecun/mnist"),
+        (["compare", "digits", "--runs", "0"], "compare.runs: expected greater than or equal to 1, got 0"),
+        (["compare", "digits", "--jobs", "0"], "--jobs 0: expected at least 1"),
+        (["compare", "digits", "--modes", "soft"], "compare.modes"),
+        (["compare", "digits", "--modes", ""], "compare.modes"),
+        (["compare", "digits", "--modes", "emb,emb"], "twice"),
+        (["compare", "digits", "--table", "a.safetensors"], "none of the modes"),
+        (["compare", "digits", "--device", "gpu"], "device: expected"),
+        (["report", "nowhere"], "nowhere"),
+        (["neighbors", "nowhere"], "no label table at nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(capsys: Output, tmp_path: Path, arguments: list[str], expected: str) -> None:
+    assert expected in refused(capsys, *arguments)
+    assert not list(tmp_path.iterdir())  # nothing was written
+
+
+def test_a_folder_of_another_recipe_is_refused_by_train_and_compare(capsys: Output, tmp_path: Path) -> None:
+    small_run(tmp_path, "epochs=1")
+    other = ["digits", *SMALL, "epochs=2", "--output", str(tmp_path)]
+    for command in (
+        ["train", *other],
+        ["train", *other, "--resume"],
+        ["compare", *other, "--modes", "emb", "--runs", "1"],
+    ):
+        line = refused(capsys, *command)
+        assert "was run with epochs=1, not epochs=2" in line
+
+
+def test_a_damaged_run_folder_is_one_line(capsys: Output, tmp_path: Path) -> None:
+    folder = small_run(tmp_path, "epochs=1")
+    resume = ["train", "digits", *SMALL, "epochs=1", "--output", str(tmp_path), "--resume", "--quiet"]
+    (folder.path / "config.yaml").write_text("a: [1", encoding="utf-8")
+    assert "config.yaml is damaged" in refused(capsys, *resume)
+
+
+def test_a_file_where_the_output_folder_should_be_is_one_line(capsys: Output, tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    train = ["train", "digits", *SMALL, "--output", str(tmp_path / "runs"), "--quiet"]
+    assert "runs" in refused(capsys, *train, code=1)
+
+
+def test_an_error_of_many_lines_is_cut_to_one(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("Error(s) in loading state_dict:\n\tsize mismatch\n\tsize mismatch")
+
+    monkeypatch.setattr(cli, "recipe_names", fail)
+    assert refused(capsys, "recipes", code=1) == "RuntimeError: Error(s) in loading state_dict:"
+
+
+def test_a_missing_package_is_named_with_its_extra(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise ModuleNotFoundError("No module named 'tokenizers'", name="tokenizers")
+
+    monkeypatch.setattr(cli, "recipe_names", fail)
+    assert refused(capsys, "recipes") == (
+        "this command needs tokenizers: "
+        "pip install 'labelemb[text]', or in a checkout of labelemb: pip install '.[text]'"
+    )
+
+
+def test_one_s_own_network_is_trained(capsys: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("my_networks")
+    module.__dict__["small"] = lambda num_classes: nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+    monkeypatch.setitem(sys.modules, "my_networks", module)
+    model = ["model.hidden=null", "--model", "my_networks:small", "--output", str(tmp_path)]
+    assert cli._run(["train", "digits", *SMALL, "epochs=1", *model, "--quiet"]) == 0
+    folder = RunFolder.at(tmp_path, "digits", "emb", 0)
+    assert folder.config["model"]["name"] == "my_networks:small"
+    capsys.readouterr()
+    path = tmp_path / "stranger.yaml"
+    path.write_text(yaml.safe_dump(folder.config | {"recipe": "stranger"}), encoding="utf-8")
+    assert "a recipe cannot name code to import" in refused(capsys, "train", str(path))
+
+
+def test_a_run_folder_cannot_name_code_to_import(
+    capsys: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "strange_code.py").write_text("def network(num_classes): raise AssertionError('imported')")
+    folder = small_run(tmp_path / "runs", "epochs=1")
+    folder.write_config(folder.config | {"model": {"name": "strange_code:network"}})
+    monkeypatch.syspath_prepend(tmp_path)
+    line = refused(capsys, "predict", str(folder.path), "--output", "out.csv")
+    assert "a run folder cannot name code to import; pass --model strange_code:network" in line
+    assert "strange_code" not in sys.modules
+    line = refused(capsys, "predict", str(folder.path), "--output", "out.csv", "--model", "strange_code:network")
+    assert "imported" in line  # asked for by name, it is
+
+
+def test_a_folder_of_odd_name_is_a_folder(capsys: Output, tmp_path: Path) -> None:
+    data = write_image_cache(tmp_path / "schöne Bilder 图片 [1].safetensors")
+    small = ["model.name=mlp", "model.hidden=[4]", "epochs=1", "batch_size=4", "--device", "cpu"]
+    output = str(tmp_path / "Läufe und 运行 #1")
+    lines = run(capsys, "train", "cifar10", *small, "--data", str(data), "--output", output, "--quiet")
+    assert not lines
+    assert RunFolder.at(Path(output), "cifar10", "emb", 0).is_finished
+
+
+def test_the_command_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["labelemb", "train", "digits", "--name", "a b"])
+    environment = small_run(tmp_path, "epochs=1").environment
+    assert environment["command"] == "labelemb train digits --name 'a b'"
+    assert environment["torch"] == torch.__version__
+    assert environment["start"] <= environment["end"]
+    assert set(environment) >= {"labelemb", "commit", "python", "system", "device", "threads"}
+
+
+def test_neighbors_are_printed_with_their_values(capsys: Output, tmp_path: Path) -> None:
+    table = LabelTable(3, label_names=["cat", "dog", "tree"])
+    with torch.no_grad():
+        table.weight.copy_(torch.tensor([[3.0, 2.0, 0.0], [2.0, 3.0, 0.0], [0.0, 1.0, 3.0]]))
+    table.save(tmp_path / "label_embedding.safetensors")
+    soft = table.soft_labels()
+    lines = run(capsys, "neighbors", str(tmp_path), "-k", "1")
+    assert lines == [
+        f"cat\tdog {soft[0, 1]:.3f}",
+        f"dog\tcat {soft[1, 0]:.3f}",
+        f"tree\tdog {soft[2, 1]:.3f}",
+    ]
+    assert run(capsys, "neighbors", str(tmp_path / "label_embedding.safetensors"), "tree", "-k", "1") == lines[2:]
+    assert "mouse" in refused(capsys, "neighbors", str(tmp_path), "mouse")
+    assert "k must be at least 1" in refused(capsys, "neighbors", str(tmp_path), "-k", "0")
+
+
+def test_neighbors_of_a_folder_of_runs_names_one(capsys: Output, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "digits" / "emb" / "seed-00"
+    folder.mkdir(parents=True)
+    LabelTable(3).save(folder / "label_embedding.safetensors")
+    line = refused(capsys, "neighbors", str(tmp_path / "runs" / "digits"))
+    assert line.endswith(f"expected the folder of a run in mode emb or emb-start, e.g. {folder}")
+
+
+def test_neighbors_of_a_table_without_names_are_asked_for_by_number(capsys: Output, tmp_path: Path) -> None:
+    LabelTable(3).save(tmp_path / "table.safetensors")
+    path = str(tmp_path / "table.safetensors")
+    assert run(capsys, "neighbors", path, "2", "-k", "2") == ["2\t0 0.212  1 0.212"]
+    assert "cat" in refused(capsys, "neighbors", path, "cat")
+
+
+def test_a_report_is_written_again_from_run_folders(capsys: Output, tmp_path: Path) -> None:
+    small_run(tmp_path)
+    small_run(tmp_path, mode="baseline")
+    lines = run(capsys, "report", str(tmp_path / "digits"))
+    assert Path(lines[-1]).is_file()
+    assert any("baseline" in line for line in lines)
+
+
+def test_a_report_without_a_finished_run_is_refused(capsys: Output, tmp_path: Path) -> None:
+    folder = small_run(tmp_path)
+    folder.write_environment(folder.environment | {"end": None})
+    before = sorted(tmp_path.rglob("*"))
+    assert refused(capsys, "report", str(tmp_path)) == f"no finished run in {tmp_path}: 1 unfinished"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "way_on"), [("train", "go on with --resume"), ("compare", "give the same command again")]
+)
+def test_a_full_disk_is_told_with_the_file_and_the_way_on(
+    capsys: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, way_on: str
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder = small_run(tmp_path, "report.labels=[1]").path
+    monkeypatch.setattr(os, "fsync", full)
+    which = ["--resume"] if command == "train" else ["--modes", "emb", "--runs", "1"]
+    line = refused(capsys, command, "digits", *SMALL, *which, "--output", str(tmp_path), "--quiet", code=1)
+    assert line == f"no space left for {folder / 'config.yaml'}: free some, then {way_on}"
+
+
+def test_an_installation_without_the_extra_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    from labelemb.__main__ import main
+
+    monkeypatch.delitem(sys.modules, "labelemb.commands.app", raising=False)
+    monkeypatch.setitem(sys.modules, "typer", None)  # importing it now fails as if it were not there
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == (
+        "labelemb: the command line needs typer: "
+        "pip install 'labelemb[train]', or in a checkout of labelemb: pip install '.[train]'\n"
+    )
