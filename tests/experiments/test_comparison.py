@@ -362,15 +362,18 @@ def wait_until(happened: Callable[[], object], process: "subprocess.Popen[str]")
         time.sleep(0.02)
 
 
-def test_a_stopped_comparison_leaves_checkpoints_and_no_process(tmp_path: Path) -> None:
-    """A real command, stopped as Ctrl-C does: the signal reaches every process of the group."""
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_comparison_leaves_checkpoints_and_no_process(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    """A real command, stopped as Ctrl-C and batch systems do: the signal reaches every process of the group."""
     process = start(tmp_path, LONG, "--runs", "1", "--modes", "baseline,emb", "--jobs", "2", "--quiet")
     folders = [RunFolder.at(tmp_path, "digits", mode, 0) for mode in ("baseline", "emb")]
     wait_until(lambda: all(folder.metrics for folder in folders), process)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=60)  # which ends when the last process that could write there has ended
-    assert process.returncode == 130
-    assert errors.splitlines() == ["labelemb: stopped by SIGINT; the run can be resumed"]
+    assert process.returncode == code
+    assert errors.splitlines() == [f"labelemb: stopped by {number.name}; the run can be resumed"]
     for folder in folders:
         assert len(list(folder.checkpoints.glob("step-*"))) == 1
 
