@@ -360,15 +360,18 @@ def wait_until(happened: Callable[[], object], process: "subprocess.Popen[str]")
         time.sleep(0.02)
 
 
-def test_a_stopped_comparison_leaves_checkpoints_and_no_process(tmp_path: Path) -> None:
-    """A real command, stopped as Ctrl-C does: the signal reaches every process of the group."""
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_comparison_leaves_checkpoints_and_no_process(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    """A real command, stopped as Ctrl-C and batch systems do: the signal reaches every process of the group."""
     process = start(tmp_path, LONG, "--runs", "1", "--modes", "baseline,emb", "--jobs", "2", "--quiet")
     folders = [RunFolder.at(tmp_path, "digits", mode, 0) for mode in ("baseline", "emb")]
     wait_until(lambda: all(folder.metrics for folder in folders), process)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=60)  # which ends when the last process that could write there has ended
-    assert process.returncode == 130
-    assert errors.splitlines() == ["labelemb: stopped by SIGINT; the run can be resumed"]
+    assert process.returncode == code
+    assert errors.splitlines() == [f"labelemb: stopped by {number.name}; the run can be resumed"]
     for folder in folders:
         assert len(list(folder.checkpoints.glob("step-*"))) == 1
 
@@ -397,6 +400,26 @@ def test_a_stop_after_the_last_step_starts_no_other_run(tmp_path: Path, moment: 
     assert process.returncode == 130
     assert [path.name for path in first.checkpoints.glob("step-*")] == ["step-00000004"]
     assert not second.path.exists()
+
+
+BEFORE_TRAINING = """
+import time
+from pathlib import Path
+from labelemb.classify.task import ClassifyTask
+def slow(*_):
+    Path(__file__).with_name("there").touch()
+    time.sleep(60)
+ClassifyTask.__init__ = slow
+"""
+
+
+def test_workers_that_a_signal_kills_before_they_train_are_no_failure(tmp_path: Path) -> None:
+    process = start(tmp_path, "--runs", "1", "--modes", "baseline", "--quiet", patch=BEFORE_TRAINING)
+    wait_until((tmp_path / "there").exists, process)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert errors.splitlines() == ["labelemb: stopped by SIGTERM; the run can be resumed"]
+    assert process.returncode == 143
 
 
 FAILS_BESIDE_A_SLOW_ONE = """

@@ -176,7 +176,7 @@ def execute_all(jobs: list[Job], num_workers: int, report: Callable[[Standing], 
             while stop.signal_number is None and (busy := [worker for worker in workers if worker.job is not None]):
                 heard = wait([worker.connection for worker in busy], timeout=0.3)
                 for worker in busy:
-                    if worker.connection in heard:
+                    if worker.connection in heard and stop.signal_number is None:  # else it may be stopped, too
                         worker.hear()
                         worker.take_from(waiting)
                 report(standing(jobs))
