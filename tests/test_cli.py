@@ -76,7 +76,7 @@ def test_an_interrupt_is_one_line_and_code_130(capsys: Output, monkeypatch: pyte
     assert refused(capsys, "recipes", code=130) == "interrupted"
 
 
-@pytest.mark.parametrize("module", ["labelemb.stopping", "labelemb.cli", "torch"])
+@pytest.mark.parametrize("module", ["importlib.metadata", "labelemb.stopping", "labelemb.cli", "torch"])
 def test_an_interrupted_import_is_one_line_and_code_130(module: str) -> None:
     """At start-up, and where the exception is swallowed, as by C code that imports."""
     script = f"""
