@@ -78,6 +78,7 @@ def test_labelemb_commands_run_one_after_another(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(compare, "execute_all", in_this_process)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_networks", raising=False)  # of another test
     for file, text in own_files().items():
         Path(file).write_text(text, encoding="utf-8")
     for index, (program, *arguments) in enumerate(commands()):

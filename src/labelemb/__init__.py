@@ -1,7 +1,6 @@
 """labelemb: train deep networks with learned soft labels (label embedding, arXiv 1710.10393)."""
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,8 +9,9 @@ if TYPE_CHECKING:
     from labelemb.losses.table import LabelTable
     from labelemb.losses.terms import LossTerms
 
+    __version__: str
+
 __all__ = ["FusedLabelEmbeddingLoss", "LabelEmbeddingLoss", "LabelTable", "LossTerms"]
-__version__ = version("labelemb")
 
 _HOMES = {
     "FusedLabelEmbeddingLoss": "labelemb.losses.large.fused",
@@ -25,6 +25,8 @@ def __getattr__(name: str) -> Any:
     # Names are looked up on first use, so that the command line answers `--help` without waiting for torch.
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name == "__version__":  # its import takes most of what this package's own takes
+        return import_module("importlib.metadata").version("labelemb")
     raise AttributeError(f"module 'labelemb' has no attribute {name!r}")
 
 

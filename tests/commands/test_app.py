@@ -77,7 +77,9 @@ def test_an_interrupt_is_one_line_and_code_130(capsys: Output, monkeypatch: pyte
     assert refused(capsys, "recipes", code=130) == "interrupted"
 
 
-@pytest.mark.parametrize("module", ["labelemb.training.stopping", "labelemb.commands.app", "torch"])
+@pytest.mark.parametrize(
+    "module", ["importlib.metadata", "labelemb.training.stopping", "labelemb.commands.app", "torch"]
+)
 def test_an_interrupted_import_is_one_line_and_code_130(module: str) -> None:
     """At start-up, and where the exception is swallowed, as by C code that imports."""
     script = f"""
@@ -88,6 +90,7 @@ class Interrupted:
         if name == {module!r}:
             with suppress(*[KeyboardInterrupt] if name == "torch" else []):
                 os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
 sys.meta_path.insert(0, Interrupted())
 from labelemb.__main__ import main
 sys.argv = ["labelemb", *{["train", "digits", *SMALL, "--quiet"]!r}]

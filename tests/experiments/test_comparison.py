@@ -404,6 +404,26 @@ def test_a_stop_after_the_last_step_starts_no_other_run(tmp_path: Path, moment: 
     assert not second.path.exists()
 
 
+BEFORE_TRAINING = """
+import time
+from pathlib import Path
+from labelemb.classify.task import ClassifyTask
+def slow(*_):
+    Path(__file__).with_name("there").touch()
+    time.sleep(60)
+ClassifyTask.__init__ = slow
+"""
+
+
+def test_workers_that_a_signal_kills_before_they_train_are_no_failure(tmp_path: Path) -> None:
+    process = start(tmp_path, "--runs", "1", "--modes", "baseline", "--quiet", patch=BEFORE_TRAINING)
+    wait_until((tmp_path / "there").exists, process)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert errors.splitlines() == ["labelemb: stopped by SIGTERM; the run can be resumed"]
+    assert process.returncode == 143
+
+
 FAILS_BESIDE_A_SLOW_ONE = """
 import time
 from labelemb.classify.task import ClassifyTask

@@ -146,15 +146,12 @@ def test_unfinished_runs_alone_make_no_page(make_run: MakeRun, tmp_path: Path) -
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_damaged_runs_alone_still_make_a_page_and_are_drawn_nowhere(make_run: MakeRun, tmp_path: Path) -> None:
+def test_damaged_runs_alone_make_no_page(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run("emb", 0)
     run.write_metrics(run.metrics[1:])
-    page = read(write_report([tmp_path]))
-    assert "Left out, damaged: emb, seed 0" in page.text
-    assert "no row of epoch 1" in page.text
-    assert "Finished runs: none." in page.text
-    assert "Final means: none." in next(attrs["alt"] or "" for tag, attrs in page.elements if tag == "img")
-    assert json.loads((tmp_path / "summary.json").read_text())["modes"] == {}
+    with pytest.raises(ValueError, match="runs: 0 unfinished, 1 damaged"):
+        write_report([tmp_path / "runs"])
+    assert not list(tmp_path.rglob("report.html"))
 
 
 def test_an_unknown_label_is_refused_before_anything_is_written(make_run: MakeRun, tmp_path: Path) -> None:

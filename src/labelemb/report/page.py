@@ -39,7 +39,10 @@ def write_report(folders: Sequence[Path], *, output: Path | None = None, labels:
     """
     results = read_results(folders)
     if not results.modes:
-        raise ValueError(f"no finished run in {', '.join(map(str, folders))}: {len(results.unfinished)} unfinished")
+        raise ValueError(
+            f"no finished run in {', '.join(map(str, folders))}: {len(results.unfinished)} unfinished, "
+            f"{len(results.damaged)} damaged"
+        )
     output = folders[0] if output is None else output
     learned = list(_learned(results, output, labels))  # first: an unknown label is refused before anything is written
     table = comparison(results)
