@@ -149,7 +149,7 @@ def test_unfinished_runs_alone_make_no_page(make_run: MakeRun, tmp_path: Path) -
 def test_damaged_runs_alone_make_no_page(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run("emb", 0)
     run.write_metrics(run.metrics[1:])
-    with pytest.raises(ValueError, match="runs: 0 unfinished, 1 damaged"):
+    with pytest.raises(ValueError, match="runs: 1 damaged"):
         write_report([tmp_path / "runs"])
     assert not list(tmp_path.rglob("report.html"))
 

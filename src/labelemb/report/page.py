@@ -39,10 +39,9 @@ def write_report(folders: Sequence[Path], *, output: Path | None = None, labels:
     """
     results = read_results(folders)
     if not results.modes:
-        raise ValueError(
-            f"no finished run in {', '.join(map(str, folders))}: {len(results.unfinished)} unfinished, "
-            f"{len(results.damaged)} damaged"
-        )
+        counts = {"unfinished": len(results.unfinished), "damaged": len(results.damaged)}
+        found = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+        raise ValueError(f"no finished run in {', '.join(map(str, folders))}: {found}")
     output = folders[0] if output is None else output
     learned = list(_learned(results, output, labels))  # first: an unknown label is refused before anything is written
     table = comparison(results)
