@@ -162,9 +162,9 @@ _SEARCHES: dict[str, Callable[[AttentionLSTM, Tensor, Tensor, int], Any]] = {
 
 def _task(options: argparse.Namespace, mode: str, dropout: float = 0.2) -> TextTask:
     size = SIZES[options.size]
-    overrides = [f"model.hidden={size.hidden}", f"model.layers={size.layers}", f"loss.rank={size.hidden}"]
-    overrides += [f"batch_size={size.pairs}", f"model.dropout={dropout}", "loss.soft_after=0"]
-    settings = load_recipe("iwslt15", overrides, {"mode": mode, "data.path": str(options.data)})
+    overrides = [f"model.hidden={size.hidden}", f"model.layers={size.layers}", f"emb.rank={size.hidden}"]
+    overrides += [f"batch_size={size.pairs}", f"model.dropout={dropout}", "emb.soft_after=0"]
+    settings = load_recipe("iwslt15", overrides, {"mode": mode, "data.path": str(options.data)}, beside=["emb"])
     assert isinstance(settings, TextSettings)
     with tempfile.TemporaryDirectory() as folder:
         return TextTask(settings, torch.device("cpu"), RunFolder(Path(folder)))

@@ -20,8 +20,9 @@ def train(recipe: str, results: str) -> None:
     options, settings = parser.parse_known_args()
     sys.argv = ["labelemb", "train", recipe, f"--mode={options.mode}", f"--seed={options.num}", f"--output={results}"]
     sys.argv += [f"optimizer.lr={options.lr}", f"optimizer.criterion_lr={options.lr}"]
-    sys.argv += [f"loss.temperature={options.tau}", f"loss.cap={options.alpha}"]
-    sys.argv += [f"loss.hard_weight={options.beta}", f"loss.soft_weight={1 - options.beta:.12g}"]
+    if options.mode == "emb":
+        sys.argv += [f"emb.temperature={options.tau}", f"emb.cap={options.alpha}"]
+        sys.argv += [f"emb.hard_weight={options.beta}", f"emb.soft_weight={1 - options.beta:.12g}"]
     sys.argv += [f"--data={options.data}"] if options.data is not None else []
     sys.argv += ["--resume"] if options.resume else []
     sys.argv += settings  # labelemb's own: epochs=2, --device cuda

@@ -20,7 +20,7 @@ SMALL = ("data.limit=64", "batch_size=16", "epochs=3", "model.hidden=[12]", "dev
 
 def small_settings(*overrides: str, mode: str = "emb", seed: int = 0, table: Path | None = None) -> ClassifySettings:
     """Digits, 64 training images, 4 steps an epoch."""
-    settings = load_recipe("digits", [*SMALL, *overrides], {"mode": mode, "seed": seed, "loss.table": table})
+    settings = load_recipe("digits", [*SMALL, *overrides], {"mode": mode, "seed": seed, "table": table}, beside=["emb"])
     assert isinstance(settings, ClassifySettings)
     return settings
 

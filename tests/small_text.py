@@ -43,7 +43,7 @@ def small_task(
     output: Path, corpus: Path, mode: str, *overrides: str, recipe: str = "translate", **options: Any
 ) -> TextTask:
     given = {"mode": mode, "data.path": str(corpus), **options}
-    settings = load_recipe(recipe, [*SMALL, "loss.rank=8", *overrides], given)
+    settings = load_recipe(recipe, [*SMALL, "emb.rank=8", *overrides], given, beside=["emb"])
     assert isinstance(settings, TextSettings)
     return TextTask(settings, torch.device("cpu"), RunFolder.at(output, settings.recipe, mode, settings.seed))
 

@@ -53,7 +53,7 @@ def test_the_papers_options_become_settings(
     assert run_script(monkeypatch, "mlp.py", *options, "--dry-run") == 0
     settings = yaml.safe_load(capsys.readouterr().out.removesuffix("---\n"))
     assert settings["optimizer"]["lr"] == settings["optimizer"]["criterion_lr"] == 0.002
-    loss = settings["loss"]
+    loss = settings["emb"]
     assert (loss["temperature"], loss["cap"], loss["hard_weight"], loss["soft_weight"]) == (3, 0.8, 0.7, 0.3)
     assert (settings["mode"], settings["seed"], settings["data"]["path"]) == ("emb", 20, "DATA/mnist")
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from labelemb import LabelTable
 from labelemb.classify.images import ImageData, Split, load_images
 from labelemb.classify.task import ClassifyTask
+from labelemb.losses.catalogue import MODES
 from labelemb.run_folder import RunFolder
-from labelemb.settings.config import MODES, TABLE_MODES, ClassifySettings, ImageDataSettings
+from labelemb.settings.config import ClassifySettings, ImageDataSettings
 from labelemb.settings.recipe import load_recipe
 
 CPU = torch.device("cpu")
@@ -45,7 +46,7 @@ def saved_table(tmp_path: Path) -> Path:
 
 def modes(tmp_path: Path) -> list[tuple[str, Path | None]]:
     table = saved_table(tmp_path)
-    return [(mode, table if mode in TABLE_MODES else None) for mode in MODES]
+    return [(mode.name, table if mode.takes_table else None) for mode in MODES.values()]
 
 
 def test_every_mode_starts_from_the_same_network_with_the_same_batches(tmp_path: Path) -> None:
@@ -245,13 +246,13 @@ def one_step(task: ClassifyTask, **compilation: Any) -> tuple[list[Tensor], list
 @pytest.mark.parametrize("mode", MODES)
 def test_compiled_into_one_graph_the_module_gives_the_same(tmp_path: Path, mode: str, blend: str) -> None:
     LabelTable(10).save(tmp_path / "table.safetensors")
-    table = tmp_path / "table.safetensors" if mode in TABLE_MODES else None
+    table = tmp_path / "table.safetensors" if MODES[mode].takes_table else None
     options = ("model.name=resnet8", "model.width=4", "model.hidden=null", blend)
 
     def task() -> ClassifyTask:
         path = write_image_cache(tmp_path / "images.safetensors", shape=(3, 16, 16), num_train=4, num_classes=10)
         data = load_images(ImageDataSettings(source="pictures", path=path))
-        settings = picture_settings(*options, mode=mode, **{"loss.table": table})
+        settings = picture_settings(*options, mode=mode, table=table)
         return ClassifyTask(settings, data, CPU, RunFolder(tmp_path))
 
     torch.testing.assert_close(one_step(task(), backend="aot_eager"), one_step(task()), rtol=1e-5, atol=1e-6)

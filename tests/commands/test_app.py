@@ -113,7 +113,7 @@ def test_recipes_are_listed_with_a_line_each(capsys: Output) -> None:
 
 def test_a_recipe_is_listed_with_every_key_value_and_sentence(capsys: Output) -> None:
     lines = run(capsys, "recipes", "digits")
-    assert "loss.temperature = 2.0" in lines
+    assert "emb.temperature = 2.0" in lines
     assert "model.hidden = [256, 256]" in lines
     assert "optimizer.clip = null" in lines
     assert len(lines) % 2 == 0
@@ -184,7 +184,7 @@ def test_quiet_training_prints_nothing(capsys: Output, tmp_path: Path) -> None:
         (["train", "digits", "--model", "nowhere:nothing"], "--model nowhere:nothing: cannot import module nowhere"),
         (["train", "digits", "--model", "resnet"], "model.name=resnet: expected one of mlp"),
         (["train", "digits", "model.name=resnet8", "model.hidden=null"], "images"),
-        (["train", "digits", "loss.soft_after=1000000"], "loss.soft_after=1e+06"),
+        (["train", "digits", "emb.soft_after=1000000"], "emb.soft_after=1e+06"),
         (["train", "digits", "--name", "../outside"], "recipe: expected"),
         (["train", "digits", "--name", ""], "recipe: expected"),
         (["train", "digits", "--data", "nowhere"], "--data nowhere"),

@@ -18,9 +18,10 @@ from labelemb import LabelTable
 from labelemb.classify.images import load_images
 from labelemb.commands import app as cli
 from labelemb.experiments import comparison as compare
-from labelemb.experiments.comparison import Job, RunFailed, Standing, execute, execute_all, plan, plan_all, standing
+from labelemb.experiments.comparison import Job, RunFailed, Standing, execute, execute_all, plan, standing
 from labelemb.run_folder import RunFolder
 from labelemb.settings.config import InputError, plain
+from labelemb.settings.recipe import load_comparison
 from labelemb.training.engine import Loop
 from labelemb.training.stopping import Stopped
 
@@ -31,13 +32,13 @@ def silent(_: Standing) -> None:
 
 def refused(*arguments: Any, **options: Any) -> str:
     with pytest.raises(InputError) as error:
-        plan_all(*arguments, **options)
+        load_comparison(*arguments, **options)
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
 def test_every_mode_has_every_seed_with_seeds_outermost() -> None:
-    every = plan_all("digits", SMALL, {"compare.modes": ["baseline", "emb"], "compare.runs": 3})
+    every = load_comparison("digits", SMALL, {"compare.modes": ["baseline", "emb"], "compare.runs": 3})
     assert [(settings.mode, settings.seed) for settings in every] == [
         ("baseline", 0),
         ("emb", 0),
@@ -49,29 +50,29 @@ def test_every_mode_has_every_seed_with_seeds_outermost() -> None:
 
 
 def test_modes_and_runs_are_the_recipe_s_by_default() -> None:
-    every = plan_all("digits", (), {"compare.modes": None, "compare.runs": None})
+    every = load_comparison("digits", (), {"compare.modes": None, "compare.runs": None})
     assert len(every) == 60
     assert {settings.mode for settings in every} == {"baseline", "smoothing", "emb"}
     assert {settings.seed for settings in every} == set(range(20))
 
 
 def test_runs_lie_where_the_design_says(tmp_path: Path) -> None:
-    every = plan_all("digits", SMALL, {"recipe": "mine", "compare.modes": ["tfkd"], "compare.runs": 1})
+    every = load_comparison("digits", SMALL, {"recipe": "mine", "compare.modes": ["tfkd"], "compare.runs": 1})
     assert plan(every[0], tmp_path, resume=True).folder.path == tmp_path / "mine" / "tfkd" / "seed-00"
 
 
 def test_a_table_goes_to_the_modes_that_use_one() -> None:
-    every = plan_all(
-        "digits", SMALL, {"compare.modes": ["baseline", "emb-start"], "compare.runs": 1, "loss.table": "a.safetensors"}
+    every = load_comparison(
+        "digits", SMALL, {"compare.modes": ["baseline", "emb-start"], "compare.runs": 1, "table": "a.safetensors"}
     )
-    assert [settings.loss.table for settings in every] == [None, Path("a.safetensors")]
+    assert [settings.table for settings in every] == [None, Path("a.safetensors")]
 
 
 def test_comparisons_that_cannot_be_are_refused() -> None:
     assert "compare.runs: expected greater than or equal to 1, got 0" in refused("digits", (), {"compare.runs": 0})
     assert "got 'soft'" in refused("digits", (), {"compare.modes": ["soft"]})
     assert "--table a: none of the modes baseline, smoothing, emb uses one" in refused(
-        "digits", (), {"loss.table": Path("a")}
+        "digits", (), {"table": Path("a")}
     )
     assert "mode emb-frozen needs a learned label table: --table FILE" in refused(
         "digits", (), {"compare.modes": ["baseline", "emb-frozen"]}
@@ -82,8 +83,8 @@ def test_comparisons_that_cannot_be_are_refused() -> None:
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_folder_of_other_settings_is_refused_with_the_first_key_and_both_values(tmp_path: Path, resume: bool) -> None:
     small_job(tmp_path).folder.write_config(plain(small_settings()))
-    with pytest.raises(InputError, match=r"loss\.temperature=2\.0, not loss\.temperature=3\.0") as error:
-        plan(small_settings("loss.temperature=3", "loss.cap=0.8"), tmp_path, resume=resume)
+    with pytest.raises(InputError, match=r"emb\.temperature=2\.0, not emb\.temperature=3\.0") as error:
+        plan(small_settings("emb.temperature=3", "emb.cap=0.8"), tmp_path, resume=resume)
     assert "seed-00" in str(error.value)
 
 
@@ -145,9 +146,9 @@ def test_a_run_that_another_process_ends_meanwhile_is_left_as_it_is(
     execute(small_job(tmp_path))
     assert "resumed" not in other.folder.environment
     other = small_job(tmp_path / "elsewhere")
-    with pytest.raises(InputError, match=r"was run with loss\.temperature=2\.0, not loss\.temperature=7"):
-        execute(Job(small_settings("loss.temperature=7"), RunFolder(other.folder.path)))
-    assert RunFolder(other.folder.path).config["loss"]["temperature"] == 2
+    with pytest.raises(InputError, match=r"was run with emb\.temperature=2\.0, not emb\.temperature=7"):
+        execute(Job(small_settings("emb.temperature=7"), RunFolder(other.folder.path)))
+    assert RunFolder(other.folder.path).config["emb"]["temperature"] == 2
     assert other.folder.is_finished
 
 
@@ -176,7 +177,7 @@ def test_a_learned_table_is_used_again(tmp_path: Path, mode: str) -> None:
     else:
         assert not torch.equal(again["weight"], learned["weight"])
         assert (again["weight"] - learned["weight"]).abs().max() < (again["weight"] - torch.eye(10)).abs().max()
-    assert folder.config["loss"]["table"] == str(path)
+    assert folder.config["table"] == str(path)
 
 
 def test_the_learned_rows_are_the_soft_labels_of_the_first_step(tmp_path: Path) -> None:

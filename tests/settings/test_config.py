@@ -42,9 +42,9 @@ def test_every_setting_has_a_sentence(name: str) -> None:
 
 
 def test_overrides_reach_nested_settings_and_keep_their_neighbours() -> None:
-    settings = load_recipe("digits", ["loss.temperature=3", "model.hidden=[128,128]", "optimizer.lr=1e-2"])
+    settings = load_recipe("digits", ["emb.temperature=3", "model.hidden=[128,128]", "optimizer.lr=1e-2"])
     assert isinstance(settings, ClassifySettings)
-    assert settings.loss.temperature == 3
+    assert settings.loss["temperature"] == 3
     assert (settings.model.name, settings.model.hidden) == ("mlp", (128, 128))
     assert settings.optimizer.lr == 0.01
     assert settings.data.source == "digits"
@@ -60,15 +60,15 @@ def test_null_takes_a_value_away() -> None:
 
 
 def test_an_override_does_not_change_the_recipe_for_the_next() -> None:
-    load_recipe("digits", ["loss.temperature=3"])
-    assert load_recipe("digits").loss.temperature == 2
+    load_recipe("digits", ["emb.temperature=3"])
+    assert load_recipe("digits").loss["temperature"] == 2
 
 
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
         ("epoch=3", r"epoch: no such setting; did you mean epochs\?"),
-        ("loss.temprature=3", r"loss\.temprature: no such setting; did you mean loss\.temperature\?"),
+        ("emb.temprature=3", r"emb\.temprature: no such setting; did you mean emb\.temperature\?"),
         ("nonsense.deep=1", r"nonsense: no such setting"),
         ("xyzzy=1", r"xyzzy: no such setting; there are .*epochs"),
         ("epochs=many", r"epochs: expected .*integer.*'many'"),
@@ -82,10 +82,10 @@ def test_an_override_does_not_change_the_recipe_for_the_next() -> None:
         ("optimizer.lr=fast", r"optimizer\.lr: expected number.*'fast'"),
         ("optimizer.name=adm", r"optimizer\.name: expected 'adam', 'adamw' or 'sgd', got 'adm'"),
         ("optimizer.momentum=1", r"optimizer\.momentum: .*less than 1"),
-        ("loss.cap=0", r"loss\.cap: .*greater than 0"),
-        ("loss.cap=1.1", r"loss\.cap: .*less than or equal to 1"),
-        ("loss.temperature=.nan", r"loss\.temperature: .*nan"),
-        ("loss=5", r"loss: expected .*5"),
+        ("emb.cap=0", r"emb\.cap: .*greater than 0"),
+        ("emb.cap=1.1", r"emb\.cap: .*less than or equal to 1"),
+        ("emb.temperature=.nan", r"emb\.temperature: .*nan"),
+        ("emb=5", r"emb: expected .*5"),
         ("epochs.a=5", r"epochs\.a: epochs is a single value"),
         ("model.hidden=128", r"model\.hidden: expected .*128"),
         ("model.hidden=[0]", r"model\.hidden\.0: .*got 0"),
@@ -102,9 +102,14 @@ def test_an_override_does_not_change_the_recipe_for_the_next() -> None:
         ("epochs", r"expected key=value, got 'epochs'"),
         ("=3", r"expected key=value, got '=3'"),
         ("epochs=[", r"epochs: '\[' is not a YAML value"),
-        ("mode=soft", r"mode: expected .*'emb-frozen', got 'soft'"),
+        ("mode=soft", r"mode: expected .*emb-frozen, got 'soft'"),
         ("mode=emb-start", r"needs a learned label table: --table FILE"),
-        ("loss.table=a.safetensors", r"mode emb takes no label table"),
+        ("table=a.safetensors", r"mode emb takes no label table"),
+        ("smoothing.epsilon=0.2", r"smoothing\.epsilon: mode emb has no such setting"),
+        ("compare.modes=['strong=smoothing:epsilon']", r"expected key=value, got 'epsilon'"),
+        ("compare.modes=['smoothing:epsilon=0.3']", r"expected a name for other settings: NAME=smoothing:epsilon=0\.3"),
+        ("compare.modes=['emb=smoothing:epsilon=0.3']", r"expected a name that a folder may have and no other mode"),
+        ("compare.modes=['a/b=smoothing:epsilon=0.3']", r"expected a name that a folder may have and no other mode"),
         ("augment={mixup: 1, cutmix: 1}", r"mixup and augment\.cutmix exclude"),
     ],
 )
@@ -160,7 +165,7 @@ def test_a_name_close_to_a_recipe_is_suggested() -> None:
 def changes() -> Iterator[tuple[str, str, tuple[Any, Any]]]:
     yield "epochs=4", "epochs", (3, 4)
     yield "model.hidden=[12,12]", "model.hidden", ([12], [12, 12])
-    yield "loss.cap=0.8", "loss.cap", (0.9, 0.8)
+    yield "emb.cap=0.8", "emb.cap", (0.9, 0.8)
     yield "data.limit=null", "data.limit", (64, None)
 
 
@@ -178,7 +183,7 @@ def test_where_and_how_often_a_run_is_done_makes_no_difference(override: str) ->
     assert not list(differences(plain(small_settings()), plain(small_settings(override))))
 
 
-@pytest.mark.parametrize("override", ["epochs=2", "model.width=16", "data.limit=100", "loss.temperature=3"])
+@pytest.mark.parametrize("override", ["epochs=2", "model.width=16", "data.limit=100", "emb.temperature=3"])
 def test_the_papers_figures_do_not_stand_beside_other_settings(override: str) -> None:
     assert load_recipe("cifar10", [override]).report.paper is None
     for mean in (5, 6.97):  # other figures, and the same
@@ -202,7 +207,7 @@ def test_a_recipe_that_needs_more_to_be_complete_may_quote_the_paper(tmp_path: P
     path.write_text(
         "{task: classify, mode: emb-start, data: {source: digits}, report: {paper: {emb: {mean: 1.0}}}}", "utf-8"
     )
-    assert load_recipe(str(path), (), {"loss.table": tmp_path / "table"}).report.paper is not None
+    assert load_recipe(str(path), (), {"table": tmp_path / "table"}).report.paper is not None
     assert load_recipe(str(path), (), {"mode": "baseline"}).report.paper is not None
     path.write_text("{task: classify, report: {paper: {emb: {mean: 1.0}}}}", "utf-8")
     assert load_recipe(str(path), ["data.source=digits"]).report.paper is None

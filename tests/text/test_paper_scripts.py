@@ -18,7 +18,7 @@ FILES = [
     for word in (f"-{split}_{end}", f"{split}.{end}")
 ]
 LABEL_EMBEDDING = ["-unk", "-score", "emb"]
-SMALL = ["epochs=1", "batch_size=20", "model.hidden=8", "loss.rank=4", "loss.soft_after=0.5", "decode.beam=2"]
+SMALL = ["epochs=1", "batch_size=20", "model.hidden=8", "emb.rank=4", "emb.soft_after=0.5", "decode.beam=2"]
 
 
 @pytest.fixture(autouse=True)

@@ -64,7 +64,7 @@ def test_all_modes_of_a_seed_start_from_the_same_network(make_task: MakeTask) ->
 
 @pytest.mark.parametrize("recipe", ["iwslt15", "lcsts", "multi30k", "translate"])
 def test_two_steps_of_every_recipe(make_task: MakeTask, recipe: str) -> None:
-    task = make_task("emb", "batch_size=40", "loss.soft_after=0.5", recipe=recipe)
+    task = make_task("emb", "batch_size=40", "emb.soft_after=0.5", recipe=recipe)
     run(task)
     assert [row["step"] for row in rows_of(task)] == [1, 2]
     assert [row["train_soft"] > 0 for row in rows_of(task)] == [False, True]
@@ -85,7 +85,7 @@ def test_every_mode_trains_every_network(make_task: MakeTask, mode: str, network
 @pytest.mark.parametrize("mode", ["emb-start", "emb-frozen"])
 def test_learned_table_serves_another_run_from_its_first_step(make_task: MakeTask, mode: str) -> None:
     path = run(make_task("emb")).folder.table
-    task = make_task(mode, **{"loss.table": str(path)})
+    task = make_task(mode, table=str(path))
     assert LabelTable.load(path).label_names == list(task.corpus.target_vocabulary.tokens)
     run(task)
     assert all(row["train_soft"] > 0 for row in rows_of(task))
@@ -94,14 +94,14 @@ def test_learned_table_serves_another_run_from_its_first_step(make_task: MakeTas
 def test_table_of_other_words_is_refused(make_task: MakeTask, tmp_path: Path) -> None:
     LabelTable(12, rank=8, label_names=[f"label {index}" for index in range(12)]).save(tmp_path / "table.safetensors")
     with pytest.raises(ValueError, match="learned for other labels"):
-        make_task("emb-start", **{"loss.table": str(tmp_path / "table.safetensors")})
+        make_task("emb-start", table=str(tmp_path / "table.safetensors"))
 
 
 def test_soft_weight_switches_at_soft_after_and_after_a_resume(
     make_task: MakeTask, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(labelemb.training.engine, "checkpoint_pause", lambda save_seconds: 0.0)
-    overrides = ("epochs=3", "loss.soft_after=7")
+    overrides = ("epochs=3", "emb.soft_after=7")
     seen: list[float] = []
 
     def watched() -> TextTask:
@@ -251,8 +251,8 @@ def test_run_started_with_other_vocabularies_is_refused(make_task: MakeTask, tmp
 
 def test_soft_after_that_is_never_reached_is_refused(make_task: MakeTask) -> None:
     with pytest.raises(InputError, match=r"after 10 updates, but the run has only 10"):
-        run(make_task("emb", "loss.soft_after=10"))
-    run(make_task("baseline", "loss.soft_after=10"))
+        run(make_task("emb", "emb.soft_after=10"))
+    run(make_task("baseline", "emb.soft_after=10"))
 
 
 def test_settings_that_do_not_go_together_are_refused(make_task: MakeTask) -> None:

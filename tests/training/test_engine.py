@@ -23,8 +23,9 @@ from labelemb.classify.images import load_images
 from labelemb.classify.task import ClassifyTask
 from labelemb.commands import app as cli
 from labelemb.experiments.comparison import execute
+from labelemb.losses.catalogue import MODES
 from labelemb.run_folder import RunFolder
-from labelemb.settings.config import MODES, TABLE_MODES, InputError, ScheduleSettings
+from labelemb.settings.config import InputError, ScheduleSettings
 from labelemb.training import engine
 from labelemb.training.checkpoint import load_newest, save_checkpoint
 from labelemb.training.engine import Loop, checkpoint_pause, planned_soft_after
@@ -242,7 +243,7 @@ class HostReads(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("mode", [mode for mode in MODES if mode not in TABLE_MODES])
+@pytest.mark.parametrize("mode", [mode.name for mode in MODES.values() if not mode.takes_table])
 @pytest.mark.parametrize("option", ["precision=bfloat16", "optimizer.clip=1", "augment.mixup=1", "augment.cutmix=1"])
 def test_an_epoch_s_steps_read_nothing_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, option: str
@@ -254,7 +255,7 @@ def test_an_epoch_s_steps_read_nothing_back(
         for batch in loop.task.batches(0, 0):
             loop.take_step(batch)
     # The range of labels is checked on the CPU alone, and the draws are a CPU generator's.
-    allowed = {"terms._check_range", "augment._draw_weight", "augment._draw_interval"}
+    allowed = {"arguments._check_range", "augment._draw_weight", "augment._draw_interval"}
     assert reads.functions <= allowed
     reads.functions.clear()
     loop.training_row()
@@ -310,7 +311,7 @@ def test_a_short_last_batch_leaves_the_full_ones_their_own_graph(
 
 def test_a_comparison_s_modes_in_one_process_all_stay_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = graph_calls(monkeypatch)  # with fullgraph=True, which makes the compiler's giving up an error
-    modes = [mode for mode in MODES if mode not in TABLE_MODES]
+    modes = [mode.name for mode in MODES.values() if not mode.takes_table]
     for mode in modes:
         for seed in range(2):
             small_run(tmp_path, "data.limit=40", "batch_size=16", "epochs=1", "compile=true", mode=mode, seed=seed)
@@ -546,24 +547,24 @@ def test_soft_labels_join_in_after_their_update(
         weights.append(self.criterion.soft_weight)
 
     monkeypatch.setattr(Loop, "take_step", watched)
-    small_run(tmp_path, f"loss.soft_after={soft_after}", "loss.soft_weight=0.7")
+    small_run(tmp_path, f"emb.soft_after={soft_after}", "emb.soft_weight=0.7")
     assert weights == [0.0] * expected + [0.7] * (NUM_STEPS - expected)
 
 
 @pytest.mark.parametrize("mode", ["baseline", "smoothing", "tfkd", "online-smoothing"])
 def test_modes_without_a_learned_table_do_not_wait_for_it(mode: str) -> None:
-    assert planned_soft_after(small_settings("loss.soft_after=100", mode=mode), 4) == 0
+    assert planned_soft_after(small_settings("emb.soft_after=100", mode=mode), 4) == 0
 
 
 @pytest.mark.parametrize("mode", ["emb-start", "emb-frozen"])
 def test_a_loaded_table_is_used_from_the_start(mode: str) -> None:
-    settings = small_settings("loss.soft_after=0.5", mode=mode, table=Path("a.safetensors"))
+    settings = small_settings("emb.soft_after=0.5", mode=mode, table=Path("a.safetensors"))
     assert planned_soft_after(settings, 4) == 0
 
 
 def test_a_run_that_would_never_reach_its_soft_labels_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    job = small_job(tmp_path, "loss.soft_after=12")
-    with pytest.raises(InputError, match=r"loss\.soft_after=12: .*after 12 updates.*only 12 \(3 epochs of 4\)"):
+    job = small_job(tmp_path, "emb.soft_after=12")
+    with pytest.raises(InputError, match=r"emb\.soft_after=12: .*after 12 updates.*only 12 \(3 epochs of 4\)"):
         execute(job)
     assert not job.folder.path.exists()
 

@@ -14,7 +14,8 @@ from labelemb.classify.networks import NETWORKS, Classifier
 from labelemb.classify.user_network import load_network
 from labelemb.files import named
 from labelemb.losses.label_embedding import LabelEmbeddingLoss
-from labelemb.losses.modes import Criterion, OnlineLabelSmoothing, make_criterion
+from labelemb.losses.modes import make_criterion
+from labelemb.losses.soft_label import SoftLabelLoss
 from labelemb.losses.table import LabelTable
 from labelemb.losses.terms import LossTerms
 from labelemb.run_folder import RunFolder
@@ -29,7 +30,7 @@ _EXAMPLES_PER_LABEL = 4
 class ClassifyModule(nn.Module):
     """Network and criterion together, so that whatever wraps or compiles the module sees both."""
 
-    def __init__(self, network: Classifier, criterion: Criterion) -> None:
+    def __init__(self, network: Classifier, criterion: SoftLabelLoss) -> None:
         super().__init__()
         self.network = network
         self.criterion = criterion
@@ -86,8 +87,7 @@ class ClassifyTask:
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
         """Error, NLL and calibration error on the validation and test sets."""
-        if isinstance(self.module.criterion, OnlineLabelSmoothing):
-            self.module.criterion.end_epoch()
+        self.module.criterion.end_epoch()
         row: dict[str, float] = {}
         for name, split in {"valid": self.validation, "test": self.test}.items():
             if split is not None:
@@ -179,9 +179,9 @@ def _make_module(settings: ClassifySettings, data: ImageData) -> ClassifyModule:
     torch.manual_seed(derived_seed(settings.seed, "network"))
     network = _make_network(settings, data)
     torch.manual_seed(derived_seed(settings.seed, "criterion"))
-    table = None if settings.loss.table is None else LabelTable.load(settings.loss.table, data.label_names)
+    table = None if settings.table is None else LabelTable.load(settings.table, data.label_names)
     criterion = make_criterion(
-        settings.mode, network.num_features, data.num_classes, table=table, **settings.loss.criterion_options
+        settings.mode, network.num_features, data.num_classes, table=table, **settings.criterion_options
     )
     torch.manual_seed(derived_seed(settings.seed, "training"))
     return ClassifyModule(network, criterion)

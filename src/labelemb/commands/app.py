@@ -11,7 +11,7 @@ from labelemb import __version__
 from labelemb.extras import how_to_install
 from labelemb.files import describe_lack_of_space, is_out_of_space
 from labelemb.settings.config import InputError, Settings, describe, plain
-from labelemb.settings.recipe import load_recipe, recipe_names, setting_names
+from labelemb.settings.recipe import load_comparison, load_recipe, recipe_names, setting_names
 from labelemb.training.stopping import expect_interrupts
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def train(
     from labelemb.experiments.comparison import execute, plan
 
     job = plan(settings, output, resume=resume, download=download)
-    with step_progress(f"{settings.recipe} {settings.mode} seed {settings.seed}", quiet) as progress:
+    with step_progress(f"{settings.recipe} {settings.name} seed {settings.seed}", quiet) as progress:
         execute(job, progress)
     if not quiet:
         print(_last_row(job.folder.metrics))
@@ -121,9 +121,7 @@ def compare(
         options["compare.runs"] = runs
     if jobs is not None and jobs < 1:
         raise InputError(f"--jobs {jobs}: expected at least 1")
-    from labelemb.experiments.comparison import plan_all
-
-    every = plan_all(recipe, overrides or (), options)
+    every = load_comparison(recipe, overrides or (), options)
     if dry_run:
         for settings in every:
             _print_settings(settings)
@@ -349,7 +347,7 @@ def _options(
     return {
         "recipe": name,
         "data.path": data,
-        "loss.table": table,
+        "table": table,
         "model.name": model,
         "device": device,
         "precision": precision,

@@ -74,7 +74,7 @@ def comparison_progress(
             for path in [path for path in done if path not in told]:
                 told.add(path)
                 settings = done[path].settings
-                run = f"{settings.recipe} {settings.mode} seed {settings.seed}"
+                run = f"{settings.recipe} {settings.name} seed {settings.seed}"
                 print(f"{run}: {result(done[path].folder)} ({len(told)} of {standing.total} runs)", file=sys.stderr)
 
         yield show

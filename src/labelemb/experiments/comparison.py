@@ -3,7 +3,7 @@
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from labelemb.files import describe_lack_of_space, is_out_of_space
 from labelemb.run_folder import TIMING_CONDITIONS, RunFolder
-from labelemb.settings.config import TABLE_MODES, ClassifySettings, InputError, Settings, differences, plain
-from labelemb.settings.recipe import load_recipe, parse_settings
+from labelemb.settings.config import ClassifySettings, InputError, Settings, differences, plain
+from labelemb.settings.recipe import parse_settings
 from labelemb.training.stopping import Stopped, StopSignals
 
 
@@ -48,7 +48,7 @@ def plan(settings: Settings, output: Path, *, resume: bool, download: bool = Fal
     Raises:
         InputError: the folder holds a run of other settings, a finished run, or an unfinished one and `resume` is off.
     """
-    folder = RunFolder.at(output, settings.recipe, settings.mode, settings.seed)
+    folder = RunFolder.at(output, settings.recipe, settings.name, settings.seed)
     if folder.exists:
         check_same_run(folder, settings)
         if not resume:
@@ -57,32 +57,6 @@ def plan(settings: Settings, output: Path, *, resume: bool, download: bool = Fal
     elif any(folder.checkpoints.glob("step-*")):
         raise InputError(f"{folder.path} holds checkpoints but no config.yaml: remove it, or choose another --output")
     return Job(settings, folder, download)
-
-
-def plan_all(recipe: str, overrides: Sequence[str], options: Mapping[str, Any]) -> list[Settings]:
-    """The settings of every run of a comparison: each mode with each seed, seeds outermost.
-
-    Args:
-        recipe, overrides, options: as for `load_recipe`; a label table goes to the modes that use one.
-
-    Raises:
-        InputError: as `load_recipe`.
-    """
-    table = options.get("loss.table")
-    shared = {key: value for key, value in options.items() if key != "loss.table"}
-    first = load_recipe(recipe, overrides, shared | {"mode": "baseline"})
-    modes = first.compare.modes
-    if table is not None and not set(modes) & set(TABLE_MODES):
-        raise InputError(f"--table {table}: none of the modes {', '.join(modes)} uses one; {', '.join(TABLE_MODES)} do")
-    return [
-        load_recipe(
-            recipe,
-            overrides,
-            shared | {"mode": mode, "seed": seed, "loss.table": table if mode in TABLE_MODES else None},
-        )
-        for seed in range(first.compare.runs)
-        for mode in modes
-    ]
 
 
 def check_same_run(folder: RunFolder, settings: Settings) -> None:

@@ -7,7 +7,7 @@ from types import FrameType
 import torch
 from torch import Tensor, nn
 
-from labelemb.losses.terms import is_traced
+from labelemb.losses.arguments import is_traced
 
 _EARLY = (5, 10)  # short runs end before the hundredth call
 _EVERY = 100

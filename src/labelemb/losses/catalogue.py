@@ -13,7 +13,7 @@ class Setting:
     name: str
     default: float | None
     sentence: str
-    type: type[float] | type[int] = float
+    kind: type[float] | type[int] = float
     at_least: float | None = 0
     above: float | None = None
     at_most: float | None = None
@@ -103,7 +103,7 @@ MODES: dict[str, Mode] = {
                 Setting("rank", None, "rank of a low-rank label table; null for a dense one", int, 1, optional=True),
                 Setting(
                     "soft_after",
-                    0,
+                    0.0,
                     "optimiser updates before the soft labels join in; below 1 a fraction of the planned ones",
                     of_criterion=False,
                 ),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labelemb.losses.terms import Weights
+from labelemb.losses.terms import Weights, weighted_sum
 
 
 def index_terms(
@@ -16,7 +16,7 @@ def index_terms(
     aux_logits: Tensor,
     rows: Tensor,
     target: Tensor,
-    item_weight: Tensor,
+    factors: Tensor,
     weights: Weights,
     summed: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -25,14 +25,14 @@ def index_terms(
     Args:
         logits, aux_logits, rows: z, z' and e_y, each (N, C), float32 or wider.
         target: (N,) int64 in [0, C).
-        item_weight: (N,) factor of each item.
+        factors: (N,) what each item's values are multiplied by.
         weights: of the terms.
         summed: whether to sum over the items.
 
     Returns:
         Terms (5,) and total 0-d where summed, else (5, N) and (N,).
     """
-    terms, total, *_ = _IndexTerms.apply(logits, aux_logits, rows, target, item_weight, weights, summed)  # type: ignore[no-untyped-call]
+    terms, total, *_ = _IndexTerms.apply(logits, aux_logits, rows, target, factors, weights, summed)  # type: ignore[no-untyped-call]
     return terms, total
 
 
@@ -58,7 +58,7 @@ class _IndexTerms(torch.autograd.Function):
         aux_logits: Tensor,
         rows: Tensor,
         target: Tensor,
-        item_weight: Tensor,
+        factors: Tensor,
         weights: Weights,
         summed: bool,
     ) -> tuple[Tensor, ...]:
@@ -68,18 +68,18 @@ class _IndexTerms(torch.autograd.Function):
         probs, aux_probs = log_probs.exp(), aux_log_probs.exp()
         log_soft = rows.T.log_softmax(dim=0)
         soft_labels = log_soft.exp()
-        mean = (aux_logits.T / weights.temperature).softmax(dim=0)
+        tempered = (aux_logits.T / weights.temperature).softmax(dim=0)
         matched = aux_logits.T.gather(0, index) == aux_logits.amax(dim=1)  # (1, N)
         hard = -log_probs.gather(0, index)
         soft = -(soft_labels * log_probs).sum(dim=0, keepdim=True)
         aux = -aux_log_probs.gather(0, index)
         gold = aux_probs.gather(0, index)
         cap = (gold - weights.cap).clamp_min_(0)
-        match = -(mean * log_soft).sum(dim=0, keepdim=True) * matched
+        match = -(tempered * log_soft).sum(dim=0, keepdim=True) * matched
         terms = [hard, soft, aux, cap, match]  # (1, N) each
-        values = torch.cat([*terms, weights.total(terms)]).mul_(item_weight)  # (6, N)
+        values = torch.cat([*terms, weighted_sum(weights.factors, terms)]).mul_(factors)  # (6, N)
         values = values.sum(dim=1) if summed else values  # no matrix product: autocast would narrow it
-        ctx.save_for_backward(index, item_weight, probs, aux_probs, soft_labels, mean, matched)
+        ctx.save_for_backward(index, factors, probs, aux_probs, soft_labels, tempered, matched)
         ctx.weights = weights
         ctx.set_materialize_grads(False)
         # The loss is no view: it may be divided in place.
@@ -89,11 +89,11 @@ class _IndexTerms(torch.autograd.Function):
     def backward(
         ctx: Any, grad_values: Tensor | None, grad_total: Tensor | None, *grad_probs: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        index, item_weight, probs, aux_probs, soft_labels, mean, matched = ctx.saved_tensors
+        index, factors, probs, aux_probs, soft_labels, tempered, matched = ctx.saved_tensors
         weights: Weights = ctx.weights
         gradients: list[Tensor | None] = [None, None, None]  # of logits, aux_logits, rows, each (C, N)
         if grad_values is not None or grad_total is not None:
-            hard, soft, aux, cap, match = _term_gradients(weights, item_weight, grad_values, grad_total)  # (N,) each
+            hard, soft, aux, cap, match = _term_gradients(weights, factors, grad_values, grad_total)  # (N,) each
             if ctx.needs_input_grad[0]:
                 gradient = ((hard + soft) * probs).addcmul_(soft, soft_labels.detach(), value=-1.0)
                 gradients[0] = gradient.scatter_add_(0, index, -hard[None])
@@ -102,7 +102,7 @@ class _IndexTerms(torch.autograd.Function):
                 scale = aux - cap * ((gold > weights.cap) * gold)
                 gradients[1] = (scale * aux_probs).scatter_add_(0, index, -scale)
             if ctx.needs_input_grad[2]:
-                gradients[2] = (soft_labels - mean).mul_(match * matched)
+                gradients[2] = (soft_labels - tempered).mul_(match * matched)
         if any(grad is not None for grad in grad_probs):
             pairs = zip((probs, aux_probs, soft_labels), grad_probs, strict=True)
             through = [None if grad is None else _through_softmax(p, grad) for p, grad in pairs]
@@ -116,12 +116,12 @@ def _through_softmax(probs: Tensor, grad: Tensor) -> Tensor:
 
 
 def _term_gradients(
-    weights: Weights, item_weight: Tensor, grad_values: Tensor | None, grad_total: Tensor | None
+    weights: Weights, factors: Tensor, grad_values: Tensor | None, grad_total: Tensor | None
 ) -> list[Tensor]:
     """What reaches each of the five terms of each item (N,), from the term itself and from the total."""
-    columns = [item_weight * grad_value for grad_value in grad_values] if grad_values is not None else []
+    columns = [factors * grad_value for grad_value in grad_values] if grad_values is not None else []
     if grad_total is None:
         return columns
-    column = item_weight * grad_total
+    column = factors * grad_total
     of_terms = [column if factor == 1.0 else column * factor for factor in weights.factors]
     return [a + b for a, b in zip(of_terms, columns, strict=True)] if columns else of_terms

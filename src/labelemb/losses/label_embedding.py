@@ -1,39 +1,26 @@
 """Label embedding (arXiv 1710.10393): the loss that trains a network, and the soft labels it trains with."""
 
 from collections.abc import Sequence
-from typing import Never
+from typing import Never, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from labelemb.losses.arguments import check_plain_linear, checked_features, is_traced
 from labelemb.losses.closed_form import index_terms
-from labelemb.losses.forgotten import ForgottenParameters
-from labelemb.losses.large.fused import fused_label_embedding_terms
-from labelemb.losses.ranks import RankAgreement
+from labelemb.losses.items import Reduction, expected, expected_rows, is_distribution
+from labelemb.losses.large.fused import fused_terms
+from labelemb.losses.large.fused_pass import Inputs
+from labelemb.losses.large.label_plan import LabelPlan
+from labelemb.losses.soft_label import Options, SoftLabelLoss
 from labelemb.losses.table import LabelTable, make_table
-from labelemb.losses.terms import (
-    LossTerms,
-    Reduction,
-    Weights,
-    check_call,
-    check_reduction,
-    checked_class_weight,
-    checked_features,
-    expected_rows,
-    is_distribution,
-    is_traced,
-    pick,
-    prepare,
-    refuse_unknown,
-    weighted_terms,
-    widened,
-)
+from labelemb.losses.terms import LossTerms, Weights, widened
 
 
 def hard_values(log_probs: Tensor, target: Tensor) -> Tensor:
     """H(target, p) of each item (N,), from log p (N, C); with log p' the auxiliary head's own term."""
-    return -pick(log_probs, target)
+    return -expected(log_probs, target)
 
 
 def soft_values(log_probs: Tensor, rows: Tensor, target: Tensor) -> Tensor:
@@ -46,21 +33,21 @@ def soft_values(log_probs: Tensor, rows: Tensor, target: Tensor) -> Tensor:
 
 def cap_values(aux_log_probs: Tensor, target: Tensor, cap: float) -> Tensor:
     """relu(p'_y - cap) of each item (N,): how far the auxiliary head is more certain than it should be."""
-    return pick(F.relu(aux_log_probs.exp() - cap), target)
+    return expected(F.relu(aux_log_probs.exp() - cap), target)
 
 
 def match_values(aux_logits: Tensor, rows: Tensor, target: Tensor, temperature: float) -> Tensor:
     """m * H(sg softmax(z'/temperature), softmax(e_y)) of each item (N,), m = 1 where z'_y is largest (ties are)."""
     aux_logits = aux_logits.detach()
-    mean = (aux_logits / temperature).softmax(dim=1)  # (N, C)
+    tempered = (aux_logits / temperature).softmax(dim=1)  # (N, C)
     matched = aux_logits == aux_logits.amax(dim=1, keepdim=True)  # (N, C)
     log_soft = rows.log_softmax(dim=1)
     if is_distribution(target):
-        return -(expected_rows(target * matched, log_soft) * mean).sum(dim=1)
-    return -(mean * log_soft).sum(dim=1) * pick(matched, target)
+        return -(expected_rows(target * matched, log_soft) * tempered).sum(dim=1)
+    return -(tempered * log_soft).sum(dim=1) * expected(matched, target)
 
 
-class LabelEmbeddingLoss(nn.Module):
+class LabelEmbeddingLoss(SoftLabelLoss):
     """Label embedding loss: cross entropy whose soft half the network learns about its own labels.
 
     With z the logits, z' = W' sg(h) + b' an auxiliary head on the detached features h, e_y a row of the label table:
@@ -101,10 +88,20 @@ class LabelEmbeddingLoss(nn.Module):
     `soft_weight` 0 the loss is that of cross entropy.
 
     Raises:
+        TypeError: an argument that there is not.
         ValueError: settings out of range or contradicting each other, shapes that do not fit.
-    """
 
-    class_weight: Tensor | None
+    Source: Sun et al. 2017, arXiv 1710.10393; docs/method.md has every formula with its function and its test.
+
+    Example:
+        >>> criterion = LabelEmbeddingLoss(num_features=8, num_classes=3)
+        >>> logits, features = torch.zeros(4, 3), torch.zeros(4, 8)
+        >>> terms = criterion.terms(logits, torch.tensor([0, 1, 2, -100]), features)
+        >>> round(terms.hard.item(), 4)  # log 3, as plain cross entropy has it
+        1.0986
+        >>> criterion.table.nearest([0], k=2)[0][0][0]
+        1
+    """
 
     def __init__(
         self,
@@ -124,49 +121,46 @@ class LabelEmbeddingLoss(nn.Module):
         freeze_table: bool = False,
         **unknown: Never,
     ) -> None:
-        super().__init__()
-        refuse_unknown("LabelEmbeddingLoss", unknown)
+        super().__init__(
+            num_classes, class_weight=class_weight, ignore_index=ignore_index, reduction=reduction, **unknown
+        )
         if num_features < 1:
             raise ValueError(f"num_features must be at least 1, got {num_features}")
-        Weights(hard_weight, soft_weight, cap_weight, cap, temperature).check()
-        check_reduction(reduction)
         self.num_features = num_features
-        self.num_classes = num_classes
         self.hard_weight = hard_weight
         self.soft_weight = soft_weight
         self.temperature = temperature
         self.cap = cap
         self.cap_weight = cap_weight
-        self.ignore_index = ignore_index
-        self.reduction: Reduction = reduction
-        self.register_buffer("class_weight", checked_class_weight(class_weight, num_classes), persistent=False)
+        self.weights.check()
         self.table = make_table(num_classes, rank, table, freeze_table)
         self.aux_head = None if freeze_table else nn.Linear(num_features, num_classes)
-        self.forgotten = ForgottenParameters()
-        self.ranks = RankAgreement()
 
-    def extra_repr(self) -> str:
-        """What `print` shows of it beside its modules."""
-        settings = ("hard_weight", "soft_weight", "temperature", "cap", "cap_weight", "ignore_index", "reduction")
-        shown = [f"{name}={getattr(self, name)!r}" for name in settings]
-        weighted = [] if self.class_weight is None else [f"class_weight=({self.num_classes},)"]
-        return ", ".join([f"num_features={self.num_features}, num_classes={self.num_classes}", *shown, *weighted])
+    @property
+    def weights(self) -> Weights:
+        """What the values of single items and their sum depend on."""
+        return Weights(self.hard_weight, self.soft_weight, self.temperature, self.cap, self.cap_weight)
 
-    def forward(
-        self, logits: Tensor, target: Tensor, features: Tensor | None = None, *, num_items: Tensor | int | None = None
-    ) -> Tensor:
-        """The loss: 0-d, or (N,) with reduction "none"."""
-        return self._terms_and_total(logits, target, features, num_items)[1]
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """What hard, soft, aux, cap and match are multiplied by."""
+        return self.weights.factors
 
-    def terms(
-        self, logits: Tensor, target: Tensor, features: Tensor | None = None, *, num_items: Tensor | int | None = None
-    ) -> LossTerms:
-        """The unweighted terms and the loss, all reduced alike."""
-        terms, total = self._terms_and_total(logits, target, features, num_items)
-        hard, soft, aux, cap, match = terms.unbind()
-        return LossTerms(hard, soft, aux, cap, match, total)
+    def item_values(self, logits: Tensor, target: Tensor, features: Tensor | None) -> Tensor:
+        """The values (5, N) of the terms by the functions above; the last three are 0 without an auxiliary head."""
+        rows = widened(self.table.rows_of(target))
+        log_probs = logits.log_softmax(dim=1)
+        values = [hard_values(log_probs, target), soft_values(log_probs, rows, target)]
+        if self.aux_head is None:
+            return torch.stack([*values, *[torch.zeros_like(values[0])] * 3])
+        aux_logits = self._aux_logits(features, len(logits))
+        aux_log_probs = aux_logits.log_softmax(dim=1)
+        values.append(hard_values(aux_log_probs, target))
+        values.append(cap_values(aux_log_probs, target, self.cap))
+        values.append(match_values(aux_logits, rows, target, self.temperature))
+        return torch.stack(values)
 
-    def fused(
+    def fused_terms(
         self,
         features: Tensor,
         target: Tensor,
@@ -174,44 +168,60 @@ class LabelEmbeddingLoss(nn.Module):
         *,
         num_items: Tensor | int | None = None,
         chunk_size: int | None = None,
-    ) -> Tensor:
-        """The loss of `head(features)` for large label sets: no (N, C) tensor is made, `chunk_size` items at a time.
-
-        `target` is (N,) indices and the reduction "mean" or "sum". labelemb.losses.large.fused says what it costs.
-        """
-        return fused_label_embedding_terms(self, features, target, head, num_items, chunk_size).total
-
-    def _terms_and_total(
-        self, logits: Tensor, target: Tensor, features: Tensor | None, num_items: Tensor | int | None
-    ) -> tuple[Tensor, Tensor]:
-        check_call(logits, target, self.num_classes, self.ignore_index, num_items, self.reduction)
-        self.forgotten.check(self, logits)
-        self.ranks.check(self, logits)
-        logits = widened(logits)
-        target, item_weight = prepare(
-            target, self.class_weight, self.ignore_index, num_items, self.reduction, logits.dtype
+        plan: LabelPlan | None = None,
+    ) -> LossTerms:
+        """The terms over `head(features)`, without an (N, C) tensor; soft is 0 while its weight is, which skips it."""
+        check_plain_linear(head)
+        self.notice_call(head.weight)
+        aux, table = self.aux_head, self.table
+        inputs = Inputs(
+            features,
+            head.weight,
+            head.bias,
+            None if aux is None else aux.weight,
+            None if aux is None else aux.bias,
+            *((table.weight,) if table.rank is None else (None, *table.low_rank)),
         )
-        rows = widened(self.table.rows_of(target))
-        weights = Weights(self.hard_weight, self.soft_weight, self.cap_weight, self.cap, self.temperature)
-        aux_logits = None
-        if self.aux_head is not None:
-            features = checked_features(features, len(logits), self.num_features)
-            features = features.detach().to(self.aux_head.weight.dtype)  # a model may be narrower than its criterion
-            aux_logits = widened(self.aux_head(features))  # (N, C)
-        if aux_logits is None or is_distribution(target) or is_traced():
-            values = _values(logits, aux_logits, rows, target, weights)
-            return weighted_terms(values, item_weight, weights, self.reduction)
-        return index_terms(logits, aux_logits, rows, target, item_weight, weights, self.reduction != "none")
+        return fused_terms(inputs, self.items(target, num_items), self.weights, None, plan, chunk_size)
+
+    def _reduced(
+        self, logits: Tensor, target: Tensor, features: Tensor | None, item_factors: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        # Two ways to the same values. Class indices in eager mode take the closed form: forty operations less, a fifth
+        # of a small network's step (docs/log.md). Compilers, torch.func, distributions and frozen tables take the
+        # functions above. tests/losses/test_label_embedding.py and test_facts.py hold both equal.
+        if self.aux_head is None or is_distribution(target) or is_traced():
+            return super()._reduced(logits, target, features, item_factors)
+        rows, aux_logits = widened(self.table.rows_of(target)), self._aux_logits(features, len(logits))
+        return index_terms(logits, aux_logits, rows, target, item_factors, self.weights, self.reduction != "none")
+
+    def _aux_logits(self, features: Tensor | None, num_items: int) -> Tensor:
+        """z' = W' sg(h) + b', (N, C)."""
+        assert self.aux_head is not None
+        features = checked_features(features, num_items, self.num_features)
+        features = features.detach().to(self.aux_head.weight.dtype)  # a model may be narrower than its criterion
+        return widened(self.aux_head(features))
+
+    def _shown(self) -> tuple[str, ...]:
+        return "num_features", "hard_weight", "soft_weight", "temperature", "cap", "cap_weight"
 
 
-def _values(logits: Tensor, aux_logits: Tensor | None, rows: Tensor, target: Tensor, weights: Weights) -> Tensor:
-    """Values (5, N) of the terms by the functions above; the last three are 0 without an auxiliary head."""
-    log_probs = logits.log_softmax(dim=1)
-    values = [hard_values(log_probs, target), soft_values(log_probs, rows, target)]
-    if aux_logits is None:
-        return torch.stack([*values, *[torch.zeros_like(values[0])] * 3])
-    aux_log_probs = aux_logits.log_softmax(dim=1)
-    values.append(hard_values(aux_log_probs, target))
-    values.append(cap_values(aux_log_probs, target, weights.cap))
-    values.append(match_values(aux_logits, rows, target, weights.temperature))
-    return torch.stack(values)
+def frozen_label_embedding(
+    num_features: int,
+    num_classes: int,
+    *,
+    table: LabelTable,
+    hard_weight: float = 0.5,
+    soft_weight: float = 0.5,
+    **options: Unpack[Options],
+) -> LabelEmbeddingLoss:
+    """The loss with a learned table that stays as it is: hard_weight*hard + soft_weight*soft."""
+    return LabelEmbeddingLoss(
+        num_features,
+        num_classes,
+        hard_weight=hard_weight,
+        soft_weight=soft_weight,
+        table=table,
+        freeze_table=True,
+        **options,
+    )

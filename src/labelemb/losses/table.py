@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from labelemb.files import write_atomically
-from labelemb.losses.terms import is_distribution
+from labelemb.losses.items import is_distribution
 from labelemb.table_file import FORMAT, checked_label_names, checksum_of
 
 MAX_DENSE_CLASSES = 20_000
@@ -35,6 +35,13 @@ class LabelTable(nn.Module):
         ValueError: a size is not positive, the names are not C strings, or a dense table is asked for too many labels.
 
     Source: Sun et al. 2017, arXiv 1710.10393, sections 2.2 (dense) and 2.3 (compressed).
+
+    Example:
+        >>> table = LabelTable(3, label_names=["cat", "dog", "ship"])
+        >>> table.soft_labels().shape
+        torch.Size([3, 3])
+        >>> [name for name, value in table.nearest(["cat"], k=2)[0]]
+        ['dog', 'ship']
     """
 
     def __init__(self, num_classes: int, *, rank: int | None = None, label_names: Sequence[str] | None = None) -> None:
@@ -60,6 +67,11 @@ class LabelTable(nn.Module):
             return self.weight if labels is None else F.embedding(labels, self.weight)
         codes = self.rows.weight if labels is None else self.rows(labels)  # (K, R)
         return F.relu(self.decoder(codes))  # (K, C)
+
+    @property
+    def low_rank(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Codes A (C, R), decoder's weight B (C, R) and bias c (C,) of a low-rank table."""
+        return self.rows.weight, self.decoder.weight, self.decoder.bias
 
     def rows_of(self, target: Tensor) -> Tensor:
         """What a loss reads: the row of each index, (N, C), or all rows, (C, C), for distributions as targets.

@@ -13,7 +13,7 @@ from labelemb.run_folder import RunFolder, find_runs, missing_rows
 MODE_ORDER = ("baseline", "smoothing", "online-smoothing", "tfkd", "emb", "emb-start", "emb-frozen")
 
 # Settings in which runs of one mode may differ: which run it is and where it ran, and what only reporting reads.
-OF_THE_RUN = {"seed", "mode", "device", "data.path", "loss.table"}
+OF_THE_RUN = {"seed", "mode", "device", "data.path", "table"}
 OF_REPORTING = {"compare", "report", "description"}
 
 

@@ -7,14 +7,13 @@ config.yaml.
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
-Mode = Literal["baseline", "smoothing", "online-smoothing", "tfkd", "emb", "emb-start", "emb-frozen"]
-MODES: tuple[str, ...] = get_args(Mode)
-LABEL_EMBEDDING_MODES = ("emb", "emb-start", "emb-frozen")
-TABLE_MODES = ("emb-start", "emb-frozen")
+from labelemb.losses.catalogue import MODES, Mode
+from labelemb.settings.variants import parse_variant
+
 NOT_OF_THE_RUN = ("device", "compare", "report", "description")  # keys that may differ between two tries at one run
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -30,26 +29,51 @@ class InputError(ValueError):
     """What the user gave cannot be used. One clear line; the command line prints it and exits with 2."""
 
 
+def _known_mode(name: str) -> str:
+    if name not in MODES:
+        raise ValueError(f"one of {', '.join(MODES)}")
+    return name
+
+
+def _known_variant(text: str) -> str:
+    parse_variant(text)
+    return text
+
+
+ModeName = Annotated[str, AfterValidator(_known_mode)]
+VariantText = Annotated[str, AfterValidator(_known_variant)]
+
+
 class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
-class LossSettings(_Settings):
-    hard_weight: NotNegative = Field(0.5, description="weight of the cross entropy with the true label")
-    soft_weight: NotNegative = Field(0.5, description="weight of the cross entropy with the learned soft labels")
-    temperature: Positive = Field(2.0, description="softens the auxiliary predictions that the label table learns from")
-    cap: Annotated[float, Field(gt=0, le=1)] = Field(0.9, description="confidence above which the auxiliary head pays")
-    cap_weight: NotNegative = Field(100.0, description="what it pays for each item; above 1/cap the cap binds")
-    rank: Count | None = Field(None, description="rank of a low-rank label table; null for a dense one")
-    table: Path | None = Field(None, description="a learned label table, for emb-start and emb-frozen (--table)")
-    soft_after: NotNegative = Field(
-        0, description="optimiser updates before the soft labels join in; below 1 a fraction of the planned ones"
-    )
+def _section(mode: Mode) -> type[BaseModel]:
+    """The settings of a mode, from the catalogue, as a section of the recipe."""
+    fields: dict[str, Any] = {}
+    for setting in mode.settings:
+        limits = Field(
+            ge=setting.at_least,
+            gt=setting.above,
+            le=setting.at_most,
+            allow_inf_nan=False if setting.kind is float else None,
+        )
+        kind: Any = Annotated[setting.kind, limits]
+        kind = kind | None if setting.optional else kind
+        fields[setting.name] = (kind, Field(setting.default, description=setting.sentence))
+    return create_model(f"settings of {mode.name}", __base__=_Settings, **fields)
 
-    @property
-    def criterion_options(self) -> dict[str, Any]:
-        """What the criterion is made with."""
-        return self.model_dump(exclude={"table", "soft_after"})
+
+SECTIONS = {mode.section: _section(MODES[mode.section]) for mode in MODES.values() if MODES[mode.section].settings}
+
+if TYPE_CHECKING:
+
+    class _ModeSections(_Settings): ...
+
+else:  # a field a section, so that a mode's settings are read, checked and explained like all others
+    _ModeSections = create_model(
+        "_ModeSections", __base__=_Settings, **{name: (kind, kind()) for name, kind in SECTIONS.items()}
+    )
 
 
 class OptimizerSettings(_Settings):
@@ -69,7 +93,9 @@ class ScheduleSettings(_Settings):
 
 
 class CompareSettings(_Settings):
-    modes: tuple[Mode, ...] = Field(("baseline", "emb"), description="the modes compared")
+    modes: tuple[VariantText, ...] = Field(
+        ("baseline", "emb"), description="the modes compared; NAME=MODE:SETTING=VALUE is a mode with other settings"
+    )
     runs: Count = Field(5, description="seeds 0 to runs-1 of each mode")
 
 
@@ -84,7 +110,7 @@ class PaperResult(_Settings):
 class ReportSettings(_Settings):
     labels: tuple[Name, ...] | None = Field(None, description="labels on the heat map; null chooses them")
     words: tuple[Name, ...] | None = Field(None, description="words in the table of similar labels; null chooses them")
-    paper: dict[Mode, PaperResult] | None = Field(None, description="the paper's figures, shown beside ours")
+    paper: dict[ModeName, PaperResult] | None = Field(None, description="the paper's figures, shown beside ours")
 
 
 class ImageDataSettings(_Settings):
@@ -110,23 +136,41 @@ class AugmentSettings(_Settings):
     cutmix: NotNegative = Field(0.0, description="alpha of CutMix; 0 for none")
 
 
-class RunSettings(_Settings):
-    """What every task has."""
+class RunSettings(_ModeSections):
+    """What every task has, and a section of settings for each mode that has any."""
 
     recipe: FolderName = Field(description="name of the recipe")
     description: str = Field("", description="one line on the recipe")
-    mode: Mode = Field("emb", description="the soft labels trained with")
+    mode: ModeName = Field("emb", description="the soft labels trained with")
+    variant: FolderName | None = Field(None, description="the mode's name in a comparison; null for its own")
+    table: Path | None = Field(None, description="a learned label table, for emb-start and emb-frozen (--table)")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="of initial network, batch order, augmentation")
     epochs: Count = Field(30, description="passes over the training set")
     batch_size: Count = Field(64, description="items, or pairs of sentences, a step")
     device: DeviceName = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of the network's matrix products")
     compile: bool | None = Field(None, description="torch.compile; null: on a GPU only")
-    loss: LossSettings = LossSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     compare: CompareSettings = CompareSettings()
     report: ReportSettings = ReportSettings()
+
+    @property
+    def name(self) -> str:
+        """What the run is called beside others: its variant, else its mode."""
+        return self.variant or self.mode
+
+    @property
+    def loss(self) -> dict[str, Any]:
+        """The settings that the run's mode has, by name."""
+        section = getattr(self, MODES[self.mode].section, None)
+        return {setting.name: getattr(section, setting.name) for setting in MODES[self.mode].settings}
+
+    @property
+    def criterion_options(self) -> dict[str, Any]:
+        """Those of them that the criterion is made with."""
+        kept = {setting.name for setting in MODES[self.mode].settings if setting.of_criterion}
+        return {name: value for name, value in self.loss.items() if name in kept}
 
 
 class ClassifySettings(RunSettings):
@@ -179,8 +223,9 @@ Settings = ClassifySettings | TextSettings
 
 
 def plain(settings: Settings) -> dict[str, Any]:
-    """The settings as plain values: what config.yaml holds, and `parse_settings` reads."""
-    return settings.model_dump(mode="json")
+    """The settings as plain values, of the modes' those of the run's: what config.yaml holds."""
+    values = settings.model_dump(mode="json", exclude=set(SECTIONS))
+    return values | ({MODES[settings.mode].section: settings.loss} if settings.loss else {})
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -197,7 +242,9 @@ def describe(settings: Settings) -> Iterator[tuple[str, Any, str]]:
 
 
 def _describe(settings: BaseModel, prefix: str) -> Iterator[tuple[str, Any, str]]:
-    for name, field in type(settings).model_fields.items():
+    fields = type(settings).model_fields
+    for name in sorted(fields, key=lambda name: name in SECTIONS):  # those of the modes last
+        field = fields[name]
         value = getattr(settings, name)
         if isinstance(value, BaseModel):
             yield from _describe(value, f"{prefix}{name}.")

@@ -10,8 +10,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from labelemb.losses.catalogue import MODES
 from labelemb.settings.config import (
-    TABLE_MODES,
+    SECTIONS,
     ClassifySettings,
     InputError,
     Settings,
@@ -19,11 +20,12 @@ from labelemb.settings.config import (
     differences,
     plain,
 )
+from labelemb.settings.variants import Variant, parse_variant
 
 _TASKS: dict[str, type[ClassifySettings] | type[TextSettings]] = {"classify": ClassifySettings, "text": TextSettings}
 
 # Settings that say which of the recipe's runs it is, and on what.
-_WHICH_RUN = {"recipe", "mode", "seed", "precision", "compile", "data.path", "data.image", "data.label", "loss.table"}
+_WHICH_RUN = {"recipe", "mode", "seed", "precision", "compile", "data.path", "data.image", "data.label", "table"}
 
 
 def recipe_names() -> list[str]:
@@ -31,7 +33,13 @@ def recipe_names() -> list[str]:
     return sorted(path.name.removesuffix(".yaml") for path in files("labelemb.settings").joinpath("recipes").iterdir())
 
 
-def load_recipe(recipe: str, overrides: Sequence[str] = (), options: Mapping[str, Any] | None = None) -> Settings:
+def load_recipe(
+    recipe: str,
+    overrides: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+    *,
+    beside: Sequence[str] = (),
+) -> Settings:
     """The settings of a recipe.
 
     Args:
@@ -39,6 +47,7 @@ def load_recipe(recipe: str, overrides: Sequence[str] = (), options: Mapping[str
         overrides: `key=value` with dots, the value as in YAML. Beside settings other than the recipe's the paper's
             figures are not shown, unless they are given too.
         options: dotted keys and values that come after all others, None for not given.
+        beside: other modes that the overrides may speak of: those of a comparison.
 
     Raises:
         InputError: there is no such recipe, or a setting is unknown, of the wrong type or out of range: one line each.
@@ -46,11 +55,59 @@ def load_recipe(recipe: str, overrides: Sequence[str] = (), options: Mapping[str
     given = [(key, value) for key, value in (options or {}).items() if value is not None]
     pairs = [*_pairs(overrides), *given]
     settings = _settings_with(recipe, pairs)
+    _check_of_a_mode(pairs, [settings.mode, *beside])
     if settings.report.paper is None or any(key.split(".")[:2] == ["report", "paper"] for key, _ in pairs):
         return settings
     if _are_those_of_the_paper(settings, recipe, pairs):
         return settings
     return settings.model_copy(update={"report": settings.report.model_copy(update={"paper": None})})
+
+
+def load_comparison(
+    recipe: str, overrides: Sequence[str] = (), options: Mapping[str, Any] | None = None
+) -> list[Settings]:
+    """The settings of every run of a comparison: each of its modes with each seed, seeds outermost.
+
+    Args:
+        recipe, overrides, options: as for `load_recipe`; a label table goes to the modes that take one.
+
+    Raises:
+        InputError: as `load_recipe`; there is a table and no mode that takes it.
+    """
+    options = dict(options or {})
+    table = options.pop("table", None)
+    # Of which mode it is asked makes no difference: what is compared stands in every mode's settings.
+    first = _settings_with(
+        recipe, [*_pairs(overrides), *((k, v) for k, v in options.items() if v is not None), ("mode", "baseline")]
+    )
+    variants = [parse_variant(text) for text in first.compare.modes]
+    modes = [variant.mode for variant in variants]
+    if table is not None and not any(MODES[mode].takes_table for mode in modes):
+        takers = ", ".join(mode.name for mode in MODES.values() if mode.takes_table)
+        raise InputError(f"--table {table}: none of the modes {', '.join(modes)} uses one; {takers} do")
+
+    def settings(variant: Variant, seed: int) -> Settings:
+        own = {
+            "mode": variant.mode,
+            "variant": variant.name if variant.name != variant.mode else None,
+            "seed": seed,
+            "table": table if MODES[variant.mode].takes_table else None,
+        }
+        return load_recipe(recipe, [*overrides, *variant.overrides], options | own, beside=modes)
+
+    return [settings(variant, seed) for seed in range(first.compare.runs) for variant in variants]
+
+
+def _check_of_a_mode(pairs: Sequence[tuple[str, Any]], modes: Sequence[str]) -> None:
+    """Raise InputError for a setting of a mode that is not there: it would be ignored."""
+    for key, _ in pairs:
+        section, _, name = key.partition(".")
+        if section in SECTIONS and not any(
+            MODES[mode].section == section and MODES[mode].setting(name) for mode in modes
+        ):
+            *others, last = dict.fromkeys(modes)
+            named = f"modes {', '.join(others)} and {last} have" if others else f"mode {last} has"
+            raise InputError(f"{key}: {named} no such setting")
 
 
 def _settings_with(recipe: str, pairs: Sequence[tuple[str, Any]]) -> Settings:
@@ -129,17 +186,21 @@ def _check(settings: Settings, origin: str) -> None:
     """Contradictions between settings that are each legal."""
     if not settings.compare.modes:  # pydantic's own check says so of unknown modes, too
         raise InputError(f"{origin}: compare.modes: expected at least one mode")
-    for mode in settings.compare.modes:
-        if settings.compare.modes.count(mode) > 1:
-            raise InputError(f"{origin}: compare.modes: {mode} stands there twice")
-    if settings.mode in TABLE_MODES and settings.loss.table is None:
-        raise InputError(f"{origin}: mode {settings.mode} needs a learned label table: --table FILE")
-    if settings.mode not in TABLE_MODES and settings.loss.table is not None:
-        raise InputError(f"{origin}: mode {settings.mode} takes no label table; emb-start and emb-frozen do")
-    if settings.mode == "online-smoothing" and settings.task == "text":
-        raise InputError(f"{origin}: online-smoothing needs a table of all labels and is for images only")
-    if settings.loss.soft_after >= 1 and not settings.loss.soft_after.is_integer():
-        raise InputError(f"{origin}: loss.soft_after: expected a number of updates or a fraction below 1")
+    names = [parse_variant(text).name for text in settings.compare.modes]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{origin}: compare.modes: {name} stands there twice")
+    mode = MODES[settings.mode]
+    if mode.takes_table and settings.table is None:
+        raise InputError(f"{origin}: mode {mode.name} needs a learned label table: --table FILE")
+    if not mode.takes_table and settings.table is not None:
+        takers = " and ".join(other.name for other in MODES.values() if other.takes_table)
+        raise InputError(f"{origin}: mode {mode.name} takes no label table; {takers} do")
+    if mode.needs_all_rows and settings.task == "text":
+        raise InputError(f"{origin}: {mode.name} needs a table of all labels and is for images only")
+    soft_after = settings.loss.get("soft_after", 0.0)
+    if soft_after >= 1 and not float(soft_after).is_integer():
+        raise InputError(f"{origin}: {mode.section}.soft_after: expected a number of updates or a fraction below 1")
     if isinstance(settings, ClassifySettings) and settings.augment.mixup and settings.augment.cutmix:
         raise InputError(f"{origin}: augment.mixup and augment.cutmix exclude each other")
 
@@ -157,7 +218,7 @@ def _explain(details: Any, root: type[BaseModel]) -> str:
         return f"{key}: no such setting{_nearest(str(location[-1]), names, prefix)}"
     if details["type"] == "missing":
         return f"{key}: must be set"
-    message = details["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+    message = details["msg"].removeprefix("Value error, ").removeprefix("Input should be ").removeprefix("a valid ")
     message = message.removeprefix("String should match ")
     return f"{key}: expected {message}, got {details['input']!r}"
 

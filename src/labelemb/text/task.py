@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from labelemb.files import write_atomically
+from labelemb.losses.fixed import baseline
 from labelemb.losses.label_embedding import LabelEmbeddingLoss
-from labelemb.losses.large.fused import FusedLabelEmbeddingLoss, LabelPlan, plan_labels
-from labelemb.losses.modes import Criterion, baseline, make_criterion
+from labelemb.losses.large.fused import FusedLabelEmbeddingLoss
+from labelemb.losses.large.label_plan import LabelPlan, plan_labels
+from labelemb.losses.modes import make_criterion
+from labelemb.losses.soft_label import SoftLabelLoss
 from labelemb.losses.table import LabelTable
 from labelemb.run_folder import RunFolder
 from labelemb.settings.config import InputError, TextSettings
@@ -31,7 +34,7 @@ Step = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, LabelPlan]
 class TextModule(nn.Module):
     """Network and criterion together, so that whatever wraps the module sees both."""
 
-    def __init__(self, network: Network, criterion: Criterion) -> None:
+    def __init__(self, network: Network, criterion: SoftLabelLoss) -> None:
         super().__init__()
         self.network = network
         self.criterion = criterion
@@ -179,12 +182,11 @@ def _make_module(settings: TextSettings, corpus: Corpus) -> TextModule:
     network = make_network(settings.model, *sizes, shared=corpus.metadata["share"])
     torch.manual_seed(derived_seed(settings.seed, "criterion"))
     names = list(corpus.target_vocabulary.tokens)
-    table = None if settings.loss.table is None else LabelTable.load(settings.loss.table, names)
-    options = settings.loss.criterion_options
-    if table is not None:
-        options["rank"] = None  # the table's own
+    table = None if settings.table is None else LabelTable.load(settings.table, names)
     try:
-        criterion = make_criterion(settings.mode, network.num_features, sizes[1], table=table, **options)
+        criterion = make_criterion(
+            settings.mode, network.num_features, sizes[1], table=table, **settings.criterion_options
+        )
     except ValueError as error:
         raise InputError(f"loss: {error}") from None
     torch.manual_seed(derived_seed(settings.seed, "training"))

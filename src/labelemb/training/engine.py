@@ -15,9 +15,10 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from labelemb.losses.catalogue import MODES
 from labelemb.losses.terms import LossTerms
 from labelemb.run_folder import RunFolder, missing_rows
-from labelemb.settings.config import LABEL_EMBEDDING_MODES, TABLE_MODES, InputError, RunSettings
+from labelemb.settings.config import InputError, RunSettings
 from labelemb.training.checkpoint import save_checkpoint, whole_checkpoints
 from labelemb.training.optimizers import lay_out_as_parameters, learning_rate_factor, make_optimizers
 from labelemb.training.stopping import Stopped, StopSignals
@@ -73,7 +74,7 @@ def train(task: Task, settings: RunSettings, folder: RunFolder, progress: Progre
     loop = Loop(task, settings, folder, progress)
     if loop.soft_after:
         first = loop.soft_after // task.num_batches + 1
-        print(f"{settings.mode}: soft labels from epoch {first} of {settings.epochs}", file=sys.stderr)
+        print(f"{settings.name}: soft labels from epoch {first} of {settings.epochs}", file=sys.stderr)
     with StopSignals() as stop:
         loop.restore()
         while loop.epoch < settings.epochs:
@@ -135,7 +136,7 @@ class Loop:
             for group, learning_rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = learning_rate * rate
         if self.soft_after:
-            self.criterion.soft_weight = self.settings.loss.soft_weight if self.step >= self.soft_after else 0.0
+            self.criterion.soft_weight = self.settings.loss["soft_weight"] if self.step >= self.soft_after else 0.0
         for optimizer in self.optimizers:
             optimizer.zero_grad()  # before the forward pass, which then has their memory
         bfloat16 = self.settings.precision == "bfloat16"
@@ -268,14 +269,13 @@ def planned_soft_after(settings: RunSettings, steps_per_epoch: int) -> int:
     Raises:
         InputError: the run would end before.
     """
-    if settings.mode not in LABEL_EMBEDDING_MODES or settings.mode in TABLE_MODES:
-        return 0
     planned = settings.epochs * steps_per_epoch
-    after = settings.loss.soft_after
+    after = settings.loss.get("soft_after", 0.0)
     updates = round(after * planned) if after < 1 else int(after)
     if updates >= planned:
         raise InputError(
-            f"loss.soft_after={after:g}: the soft labels would join in after {updates} updates, but the run has only "
+            f"{MODES[settings.mode].section}.soft_after={after:g}: the soft labels would join in after {updates} "
+            f"updates, but the run has only "
             f"{planned} ({settings.epochs} epochs of {steps_per_epoch}); a value below 1 is a fraction of them"
         )
     return updates

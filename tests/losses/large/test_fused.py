@@ -8,11 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.prune import l1_unstructured
 
+from labelemb.losses.fixed import FixedSoftLabelLoss, baseline, smoothing, teacher_free
+from labelemb.losses.items import Items
 from labelemb.losses.label_embedding import LabelEmbeddingLoss
-from labelemb.losses.large.fused import FusedLabelEmbeddingLoss, fused_label_embedding_loss, plan_labels
+from labelemb.losses.large.fused import FusedLabelEmbeddingLoss, fused_terms
+from labelemb.losses.large.fused_pass import Inputs
 from labelemb.losses.large.gradient_sum import GradientSum
-from labelemb.losses.large.label_plan import LabelPlan
-from labelemb.losses.modes import FixedSoftLabelLoss, baseline, smoothing, teacher_free
+from labelemb.losses.large.label_plan import LabelPlan, plan_labels
+from labelemb.losses.online_smoothing import OnlineLabelSmoothing
+from labelemb.losses.soft_label import SoftLabelLoss
 from labelemb.losses.terms import Weights
 
 N, C, D, R = 41, 13, 6, 4
@@ -155,11 +159,11 @@ def test_no_items_at_all_give_zero_and_zero_gradients() -> None:
 
 
 def test_gradients_are_the_closed_forms_of_the_method() -> None:
-    """METHOD's three formulas, item by item, for a low-rank table."""
+    """The three formulas of docs/method.md, item by item, for a low-rank table."""
     features, target = torch.randn(N, D), zipf_labels()
     w, b, w2, b2 = torch.randn(C, D), torch.randn(C), torch.randn(C, D), torch.randn(C)
     codes, decoder, c = torch.randn(C, R), torch.randn(C, R), torch.randn(C)
-    hard, soft, cap_weight, cap, temperature = weights = Weights(0.7, 0.4, 3.0, 0.2, 1.7)
+    hard, soft, temperature, cap, cap_weight = weights = Weights(0.7, 0.4, 1.7, 0.2, 3.0)
     leaves = [t.requires_grad_() for t in (features, w, b, w2, b2, codes, decoder, c)]
     want = [torch.zeros_like(leaf) for leaf in leaves]
     total, num_matched = 0.0, 0
@@ -183,9 +187,8 @@ def test_gradients_are_the_closed_forms_of_the_method() -> None:
             want[7] += de
     assert 0 < num_matched < N
     for chunk_size in CHUNK_SIZES:
-        loss = fused_label_embedding_loss(
-            features, target, w, b, w2, b2, (codes, decoder, c), weights, reduction="sum", chunk_size=chunk_size
-        )
+        inputs = Inputs(features, w, b, w2, b2, None, codes, decoder, c)
+        loss = fused_terms(inputs, Items(target, reduction="sum"), weights, chunk_size=chunk_size).total
         torch.testing.assert_close(loss.item(), float(total), rtol=0, atol=1e-10)
         for got, wanted in zip(torch.autograd.grad(loss, leaves), want, strict=True):
             torch.testing.assert_close(got, wanted, rtol=0, atol=1e-10)
@@ -196,13 +199,12 @@ def test_gradcheck_holds_in_the_head() -> None:
     assert criterion.aux_head is not None
     features, aux = torch.randn(9, D), criterion.aux_head
     rows, decoder = criterion.table.rows, criterion.table.decoder
-    weights = Weights(0.5, 0.5, 3.0, 0.3, 2.0)
+    weights = Weights(0.5, 0.5, 2.0, 0.3, 3.0)
 
     def loss(weight: Tensor, bias: Tensor) -> Tensor:
-        table = (rows.weight, decoder.weight, decoder.bias)
-        return fused_label_embedding_loss(
-            features, target, weight, bias, aux.weight, aux.bias, table, weights, chunk_size=4
-        )
+        table = (None, rows.weight, decoder.weight, decoder.bias)
+        inputs = Inputs(features, weight, bias, aux.weight, aux.bias, *table)
+        return fused_terms(inputs, Items(target), weights, chunk_size=4).total
 
     assert torch.autograd.gradcheck(loss, (torch.randn(C, D, requires_grad=True), torch.randn(C, requires_grad=True)))
 
@@ -297,13 +299,13 @@ def test_bfloat16_is_no_further_from_the_truth_than_the_unfused_loss(rank: int |
     num_items = 200
     criterion, head = make_criterion(rank).bfloat16(), nn.Linear(D, C).bfloat16()
     features, target = torch.randn(num_items, D).bfloat16(), torch.randint(C, (num_items,))
-    exact = [module.double() for module in (make_criterion(rank), nn.Linear(D, C))]
-    for copy, original in zip(exact, (criterion, head), strict=True):
-        copy.load_state_dict(original.state_dict())
+    exact, exact_head = make_criterion(rank).double(), nn.Linear(D, C).double()
+    exact.load_state_dict(criterion.state_dict())
+    exact_head.load_state_dict(head.state_dict())
     if autocast:
         criterion, head, features = criterion.float(), head.float(), features.float()
 
-    def results(criterion: nn.Module, head: nn.Module, features: Tensor, fused: bool) -> list[Tensor]:
+    def results(criterion: SoftLabelLoss, head: nn.Module, features: Tensor, fused: bool) -> list[Tensor]:
         features = features.detach().requires_grad_()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast and features.dtype == torch.float32):
             if fused:
@@ -315,7 +317,7 @@ def test_bfloat16_is_no_further_from_the_truth_than_the_unfused_loss(rank: int |
         leaves = [features, *head.parameters(), *criterion.parameters()]
         return [loss.detach(), *torch.autograd.grad(loss, leaves)]
 
-    truth = results(exact[0], exact[1], features.double(), False)
+    truth = results(exact, exact_head, features.double(), False)
     plain, ours = (results(criterion, head, features, fused) for fused in (False, True))
     for true, one, other in zip(truth, plain, ours, strict=True):
         assert one.dtype == other.dtype
@@ -357,7 +359,7 @@ def test_bad_input_is_refused_in_one_line() -> None:
     with pytest.raises(ValueError, match="num_items replaces the divisor"):
         FusedLabelEmbeddingLoss(make_criterion(reduction="sum"), head)(features, target, num_items=3)
     with pytest.raises(ValueError, match="has no fused form"):
-        FusedLabelEmbeddingLoss(nn.CrossEntropyLoss(), head)
+        FusedLabelEmbeddingLoss(OnlineLabelSmoothing(C), head)
 
 
 class Adapted(nn.Linear):

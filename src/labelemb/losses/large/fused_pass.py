@@ -46,7 +46,7 @@ class FixedSoftLabel(NamedTuple):
     entropy: float
 
 
-class Settings(NamedTuple):
+class PassSettings(NamedTuple):
     """What a pass computes. needed: which of the Inputs want gradients; product_dtype: of the matrix products."""
 
     weights: Weights
@@ -73,7 +73,7 @@ class FusedPass:
         settings: of the pass.
     """
 
-    def __init__(self, inputs: Inputs, plan: LabelPlan, item_weight: Tensor, settings: Settings) -> None:
+    def __init__(self, inputs: Inputs, plan: LabelPlan, item_weight: Tensor, settings: PassSettings) -> None:
         self.inputs, self.plan, self.settings = inputs, plan, settings
         self.weights = settings.weights
         self.dtype, self.device = item_weight.dtype, item_weight.device
@@ -90,7 +90,7 @@ class FusedPass:
             for name, tensor in zip(Inputs._fields, inputs, strict=True)
             if tensor is not None and name in _MULTIPLIED
         }
-        self.reads_rows = settings.fixed is None and self.weights.soft != 0
+        self.reads_rows = settings.fixed is None and self.weights.soft_weight != 0
         self.chunks = plan.chunks(settings.chunk_size)
         self._allocate()
 
@@ -151,7 +151,7 @@ class FusedPass:
         if self.sums.keys().isdisjoint(_OF_NETWORK):
             return
         weight = self.item_weight[items, None]
-        hard, soft = self.weights.hard * weight, self.weights.soft * weight
+        hard, soft = self.weights.hard_weight * weight, self.weights.soft_weight * weight
         scores.mul_((hard + soft) / mass)
         if self.reads_rows:
             scores.addcmul_(soft_labels, soft, value=-1)

@@ -1,0 +1,210 @@
+"""What every soft-label mode shares: one call, the options of nn.CrossEntropyLoss, terms, a form for many labels."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Never, Self, TypedDict, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from labelemb.losses.arguments import check_call, check_reduction, checked_class_weight, refuse_unknown
+from labelemb.losses.forgotten import ForgottenParameters
+from labelemb.losses.items import Items, Reduction, expected, targets_and_factors
+from labelemb.losses.large.label_plan import LabelPlan
+from labelemb.losses.ranks import RankAgreement
+from labelemb.losses.terms import LossTerms, check_weights, reduced_terms, widened
+
+
+class Options(TypedDict, total=False):
+    """The options that all modes share, for constructors that hand them on."""
+
+    class_weight: Tensor | Sequence[float] | None
+    ignore_index: int
+    reduction: Reduction
+
+
+class SoftLabelLoss(nn.Module, ABC):
+    """The call, the checks and the reduction of all modes.
+
+    A mode says in `item_values` what its terms are for each item, in `factors` how they are weighed, and everything
+    else is here.
+
+    Args:
+        num_classes: C, at least 1.
+        class_weight: (C,) weights that multiply all terms of a label's items.
+        ignore_index: items with this target have no part in any term.
+        reduction: "mean", "sum" or "none" (one value an item, 0 for ignored ones).
+
+    Calls take `logits` (N, C), `target` of indices (N,) or class probabilities (N, C), `features` (N, D) where the mode
+    uses them, and `num_items`: an int or 0-d tensor that replaces the divisor of the mean.
+
+    Raises:
+        TypeError: an argument that there is not.
+        ValueError: settings out of range, shapes that do not fit.
+    """
+
+    class_weight: Tensor | None
+    wide_buffers: ClassVar[tuple[str, ...]] = ()  # names of buffers that half precision must not narrow
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        class_weight: Tensor | Sequence[float] | None = None,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        **unknown: Never,
+    ) -> None:
+        super().__init__()
+        refuse_unknown(type(self).__name__, unknown)
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        check_reduction(reduction)
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.reduction: Reduction = reduction
+        self.register_buffer("class_weight", checked_class_weight(class_weight, num_classes), persistent=False)
+        self.forgotten = ForgottenParameters()
+        self.ranks = RankAgreement()
+
+    @property
+    @abstractmethod
+    def factors(self) -> tuple[float, ...]:
+        """What the terms of `item_values` are multiplied by, in their order."""
+
+    def forward(
+        self, logits: Tensor, target: Tensor, features: Tensor | None = None, *, num_items: Tensor | int | None = None
+    ) -> Tensor:
+        """The loss: 0-d, or (N,) with reduction "none"."""
+        return self._terms_and_total(logits, target, features, num_items)[1]
+
+    def terms(
+        self, logits: Tensor, target: Tensor, features: Tensor | None = None, *, num_items: Tensor | int | None = None
+    ) -> LossTerms:
+        """The unweighted terms and the loss, all reduced alike; a mode without a term has 0 there."""
+        terms, total = self._terms_and_total(logits, target, features, num_items)
+        hard, soft, aux, cap, match = terms.unbind()
+        return LossTerms(hard, soft, aux, cap, match, total)
+
+    def fused(
+        self,
+        features: Tensor,
+        target: Tensor,
+        head: nn.Linear,
+        *,
+        num_items: Tensor | int | None = None,
+        chunk_size: int | None = None,
+    ) -> Tensor:
+        """The loss of `head(features)` for large label sets: no (N, C) tensor is made, `chunk_size` items at a time.
+
+        `target` is (N,) indices, the reduction "mean" or "sum", `head` a plain nn.Linear without hooks.
+        labelemb.losses.large.fused says what it costs.
+        """
+        return self.fused_terms(features, target, head, num_items=num_items, chunk_size=chunk_size).total
+
+    def fused_terms(
+        self,
+        features: Tensor,
+        target: Tensor,
+        head: nn.Linear,
+        *,
+        num_items: Tensor | int | None = None,
+        chunk_size: int | None = None,
+        plan: LabelPlan | None = None,
+    ) -> LossTerms:
+        """The terms of `fused`, without gradient, and the loss `total` with it."""
+        raise ValueError(f"{type(self).__name__} needs every probability and has no fused form")
+
+    def end_epoch(self) -> None:
+        """What a mode does when all items were seen once; most do nothing. In a loop of your own, call it."""
+
+    def extra_repr(self) -> str:
+        """What `print` shows of it beside its modules."""
+        names = ("num_classes", *self._shown(), "ignore_index", "reduction")
+        shown = [f"{name}={getattr(self, name)!r}" for name in names]
+        return ", ".join(shown if self.class_weight is None else [*shown, f"class_weight=({self.num_classes},)"])
+
+    @abstractmethod
+    def item_values(self, logits: Tensor, target: Tensor, features: Tensor | None) -> Tensor:
+        """The values (T, N) of the terms in the order of LossTerms, by plain operations that autograd differentiates.
+
+        Args:
+            logits: (N, C), float32 or wider.
+            target: (N,) int64 in [0, C), or (N, C) with class weights multiplied in.
+            features: as given.
+        """
+
+    def items(self, target: Tensor, num_items: Tensor | int | None) -> Items:
+        """The targets of a call with this criterion's options."""
+        return Items(target, self.class_weight, self.ignore_index, num_items, self.reduction)
+
+    def notice_call(self, logits: Tensor) -> None:
+        """Let the two warnings look on: parameters without an optimiser, ranks that drift apart."""
+        self.forgotten.check(self, logits)
+        self.ranks.check(self, logits)
+
+    def _terms_and_total(
+        self, logits: Tensor, target: Tensor, features: Tensor | None, num_items: Tensor | int | None
+    ) -> tuple[Tensor, Tensor]:
+        """Terms (T,) and loss 0-d, or (T, N) and (N,)."""
+        items = self.items(target, num_items)
+        check_call(logits, items, self.num_classes)
+        self.notice_call(logits)
+        logits = widened(logits)
+        target, item_factors = targets_and_factors(items, logits.dtype)
+        return self._reduced(logits, target, features, item_factors)
+
+    def _reduced(
+        self, logits: Tensor, target: Tensor, features: Tensor | None, item_factors: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        values = self.item_values(logits, target, features)
+        return reduced_terms(values, item_factors, self.factors, self.reduction)
+
+    def _shown(self) -> tuple[str, ...]:
+        """The settings that `print` shows."""
+        return ()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Keep the wide buffers at least in float32: in half precision a count stops at 256 or 2,048."""
+        before = {name: getattr(self, name) for name in self.wide_buffers}
+        apply: Callable[..., Self] = super()._apply
+        apply(fn, recurse)
+        for name in self.wide_buffers:
+            if (after := getattr(self, name)).dtype.itemsize < torch.float32.itemsize:
+                setattr(self, name, before[name].to(after.device, torch.float32))
+        return self
+
+
+class TwoTermLoss(SoftLabelLoss):
+    """hard_weight*H(target, p) + soft_weight*soft: a mode that adds one term to cross entropy, and learns nothing.
+
+    Args:
+        num_classes: C.
+        hard_weight, soft_weight: finite and at least 0; plain attributes, which may be changed between steps.
+        options: class_weight, ignore_index, reduction as for SoftLabelLoss.
+    """
+
+    def __init__(self, num_classes: int, *, hard_weight: float, soft_weight: float, **options: Unpack[Options]) -> None:
+        super().__init__(num_classes, **options)
+        check_weights(hard_weight=hard_weight, soft_weight=soft_weight)
+        self.hard_weight = hard_weight
+        self.soft_weight = soft_weight
+
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """What hard and soft are multiplied by; the other terms are 0."""
+        return self.hard_weight, self.soft_weight, 0.0, 0.0, 0.0
+
+    def item_values(self, logits: Tensor, target: Tensor, features: Tensor | None) -> Tensor:
+        """The values (5, N) of hard and soft, and zeros."""
+        log_probs = logits.log_softmax(dim=1)  # (N, C)
+        hard = -expected(log_probs, target)
+        zero = torch.zeros_like(hard)
+        return torch.stack([hard, self.soft_values(log_probs, hard, target), zero, zero, zero])
+
+    @abstractmethod
+    def soft_values(self, log_probs: Tensor, hard: Tensor, target: Tensor) -> Tensor:
+        """The soft term (N,) of each item, from log p (N, C) and the hard term (N,)."""
+
+    def _shown(self) -> tuple[str, ...]:
+        return "hard_weight", "soft_weight"
