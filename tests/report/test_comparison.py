@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from labelemb.report.comparison import NOTHING, comparison, html, markdown, summary_text
+from labelemb.report.comparison import NOTHING, comparison, markdown, summary_text
 from labelemb.report.summary import read_results
 from labelemb.run_folder import RunFolder
 
@@ -126,9 +126,21 @@ def test_every_line_of_the_markdown_table_has_the_same_cells(
     assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
 
 
-def test_mode_names_are_escaped_in_html(make_run: MakeRun, tmp_path: Path) -> None:
-    make_run("<b>&", 0)
-    assert "&lt;b&gt;&amp;" in html(comparison(read_results([tmp_path])))
+def test_variants_of_a_mode_are_rows_under_their_own_names(make_run: MakeRun, tmp_path: Path) -> None:
+    flat(make_run("baseline", 0), [0.04])
+    flat(make_run("emb", 0), [0.03])
+    flat(make_run("emb-cold", 0, settings={"mode": "emb", "variant": "emb-cold"}), [0.02])
+    found = cells(tmp_path)
+    assert [row["reduction"] for row in found.values()] == [NOTHING, "1.00", "2.00"]
+    assert list(found) == ["baseline", "emb", "emb-cold"]
+
+
+def test_a_variant_of_the_baseline_is_what_the_others_are_held_against(make_run: MakeRun, tmp_path: Path) -> None:
+    flat(make_run("plain", 0, settings={"mode": "baseline", "variant": "plain"}), [0.04])
+    flat(make_run("plain", 1, settings={"mode": "baseline", "variant": "plain"}), [0.04])
+    flat(make_run("emb", 0), [0.03])
+    assert cells(tmp_path)["emb"]["reduction"] == "1.00"
+    assert "emb and plain share 1 seed: only these are compared." in comparison(read_results([tmp_path])).notes
 
 
 def test_a_run_that_lost_rows_is_named_under_the_table_and_in_the_terminal(make_run: MakeRun, tmp_path: Path) -> None:
@@ -141,21 +153,23 @@ def test_a_run_that_lost_rows_is_named_under_the_table_and_in_the_terminal(make_
         "back, or remove the run's folder and train again."
     )
     assert line in comparison(read_results([tmp_path])).notes
-    assert summary_text([tmp_path]).splitlines()[-1] == line
-    assert summary_text([tmp_path]).splitlines()[2].split()[:2] == ["emb", "3"]
+    assert summary_text(read_results([tmp_path])).splitlines()[-1] == line
+    assert summary_text(read_results([tmp_path])).splitlines()[2].split()[:2] == ["emb", "3"]
 
 
 def test_terminal_says_which_run_is_left_out_as_unfinished(make_run: MakeRun, tmp_path: Path) -> None:
     make_run("emb", 0)
     make_run("emb", 1, done=7)
-    assert summary_text([tmp_path]).splitlines()[-1] == "Left out, unfinished: emb, seed 1 (epoch 7 of 30)."
+    assert (
+        summary_text(read_results([tmp_path])).splitlines()[-1] == "Left out, unfinished: emb, seed 1 (epoch 7 of 30)."
+    )
 
 
 def test_terminal_table_is_short_and_aligned(make_run: MakeRun, tmp_path: Path) -> None:
     for mode in ("baseline", "emb"):
         for seed in range(3):
             make_run(mode, seed)
-    lines = summary_text([tmp_path]).splitlines()
+    lines = summary_text(read_results([tmp_path])).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert len(lines[0]) <= 100
     assert lines[0].startswith("mode")
@@ -172,7 +186,7 @@ def test_seconds_under_unlike_conditions_are_warned_of_on_the_page_and_in_the_te
     third.write_environment(third.environment | {"threads": 2, "jobs": 1})
     note = "Seconds an epoch come from runs under unlike conditions and do not compare: threads 1 and 2; jobs 1 and 2."
     assert note in comparison(read_results([tmp_path])).notes
-    assert summary_text([tmp_path]).splitlines()[-1] == note
+    assert summary_text(read_results([tmp_path])).splitlines()[-1] == note
 
 
 def test_a_run_resumed_under_other_conditions_is_warned_of(make_run: MakeRun, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
 from labelemb.report.curves import draw_calibration, draw_curves
-from labelemb.report.style import COLORS, render
+from labelemb.report.style import looks, render
 from labelemb.report.summary import read_results
 from labelemb.run_folder import RunFolder
 
@@ -27,10 +27,35 @@ def test_each_run_is_one_light_line_and_the_mean_a_deep_one_of_the_same_colour(
     axes, _ = curves(tmp_path)
     *light, deep = axes.lines
     assert len(light) == 3
-    assert {to_hex(str(line.get_color())).upper() for line in axes.lines} == {COLORS["emb"]}
+    assert {to_hex(str(line.get_color())).upper() for line in axes.lines} == {looks(["emb"])["emb"].color}
     assert all(line.get_linewidth() < deep.get_linewidth() and (line.get_alpha() or 1) < 1 for line in light)
     values = [run.metrics[9]["test_error"] * 100 for run in runs]
     assert np.asarray(deep.get_ydata())[9] == pytest.approx(sum(values) / 3, rel=1e-12)
+
+
+def test_a_mode_beyond_the_catalogue_is_drawn_with_a_pattern_that_its_legend_has_room_for(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    for seed in range(2):
+        make_run("emb", seed)
+        make_run("emb-cold", seed, settings={"mode": "emb", "variant": "emb-cold"})
+    axes, _ = curves(tmp_path)
+    (emb, cold) = (line for line in axes.lines if line.get_label() in ("emb (2 runs)", "emb-cold (2 runs)"))
+    assert (emb.get_linestyle(), cold.get_linestyle()) == ("-", "--")
+    assert to_hex(str(emb.get_color())) != to_hex(str(cold.get_color()))
+    legend = axes.get_legend()
+    assert legend is not None
+    assert legend.handlelength > 4
+
+
+def test_a_legend_of_many_modes_stands_beside_the_curves(make_run: MakeRun, tmp_path: Path) -> None:
+    for number in range(14):
+        make_run(f"variant-{number:02d}", 0, settings={"mode": "emb", "variant": f"variant-{number:02d}"})
+    axes, _ = curves(tmp_path)
+    legend = axes.get_legend()
+    assert legend is not None
+    assert legend.get_window_extent().x0 >= axes.get_window_extent().x1
+    assert legend.get_window_extent().height <= axes.get_window_extent().height
 
 
 def test_legend_says_how_many_runs_there_are(make_run: MakeRun, tmp_path: Path) -> None:

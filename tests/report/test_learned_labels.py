@@ -113,7 +113,7 @@ def test_special_marks_are_told_from_words(names: Sequence[str], special: bool) 
 def test_a_learned_table_is_preferred_to_a_given_one(make_run: MakeRun, tmp_path: Path) -> None:
     make_run("emb-frozen", 0)
     make_run("emb", 0)
-    assert tables(tmp_path).mode == "emb"
+    assert tables(tmp_path).name == "emb"
 
 
 def test_tables_of_different_labels_are_refused(make_run: MakeRun, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_unfinished_runs_are_kept_apart(make_run: MakeRun, tmp_path: Path) -> No
     make_run("emb", 0)
     make_run("emb", 1, done=7)
     results = read_results([tmp_path])
-    assert [run.seed for run in results.modes["emb"]] == [0]
+    assert [run.seed for run in results.groups["emb"]] == [0]
     assert [run.seed for run in results.unfinished] == [1]
 
 
@@ -63,7 +63,7 @@ def test_a_finished_run_that_lost_rows_is_in_no_mean(
     del rows[lost]
     damaged.write_metrics(rows)
     results = read_results([tmp_path])
-    assert [run.folder.path for run in results.modes["emb"]] == [whole.path]
+    assert [run.folder.path for run in results.groups["emb"]] == [whole.path]
     assert [run.folder.path for run in results.damaged] == [damaged.path]
     assert results.unfinished == []
     assert summary(results)["modes"]["emb"]["seeds"] == [0]
@@ -72,10 +72,62 @@ def test_a_finished_run_that_lost_rows_is_in_no_mean(
 def test_two_folders_of_one_recipe_are_merged_by_mode_and_seed(make_run: MakeRun, tmp_path: Path) -> None:
     runs = [make_run("emb", 1), make_run("emb", 0), make_run("baseline", 0)]
     results = read_results([run.path for run in runs] + [tmp_path])  # a run met twice counts once
-    assert {mode: [run.seed for run in found] for mode, found in results.modes.items()} == {
+    assert {mode: [run.seed for run in found] for mode, found in results.groups.items()} == {
         "baseline": [0],
         "emb": [0, 1],
     }
+
+
+def test_groups_stand_in_the_order_of_the_catalogue_each_mode_before_its_variants(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    for name in ("unheard-of", "emb-frozen", "emb", "tfkd", "baseline"):
+        make_run(name, 0)
+    make_run("cold", 0, settings={"mode": "emb", "variant": "cold"})
+    make_run("b", 0, settings={"mode": "baseline", "variant": "b"})
+    groups = read_results([tmp_path]).groups
+    assert list(groups) == ["baseline", "b", "tfkd", "emb", "cold", "emb-frozen", "unheard-of"]
+    assert [run.mode for run in groups["cold"]] == ["emb"]
+
+
+def test_a_variant_of_no_name_is_the_mode_itself(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("emb", 0, settings={"variant": None})
+    make_run("emb", 1)  # from before there were variants
+    assert [run.seed for run in read_results([tmp_path]).groups["emb"]] == [0, 1]
+
+
+def test_a_mode_under_two_names_may_have_two_settings(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("emb", 0)
+    make_run("cold", 0, settings={"mode": "emb", "variant": "cold", "loss": {"temperature": 1.0}})
+    assert list(summary(read_results([tmp_path]))["modes"]) == ["emb", "cold"]
+
+
+def test_two_modes_under_one_name_are_refused(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("emb", 0, settings={"variant": "best"})
+    make_run("tfkd", 1, settings={"variant": "best"})
+    with pytest.raises(ValueError, match=r"runs of mode best .*: mode is emb in .* and tfkd in"):
+        read_results([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("names", "baseline"),
+    [(["x", "baseline"], "baseline"), (["x"], "x"), (["x", "y"], None), ([], None)],
+)
+def test_the_baseline_is_the_group_of_that_name_or_else_the_only_one_of_that_mode(
+    make_run: MakeRun, tmp_path: Path, names: list[str], baseline: str | None
+) -> None:
+    make_run("emb", 0)
+    for name in names:
+        make_run(name, 0, settings={"mode": "baseline", "variant": None if name == "baseline" else name})
+    results = read_results([tmp_path])
+    assert results.baseline == baseline
+    assert ("emb" in summary(results)["differences"]) == (baseline is not None)
+
+
+def test_while_the_baseline_is_under_way_no_variant_stands_in_for_it(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("baseline", 0, done=3)
+    make_run("x", 0, settings={"mode": "baseline", "variant": "x"})
+    assert read_results([tmp_path]).baseline is None
 
 
 def test_another_run_of_the_same_mode_and_seed_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
@@ -130,7 +182,7 @@ def test_where_a_run_was_trained_is_no_difference(make_run: MakeRun, tmp_path: P
             "report": {"labels": ["1"]},
         },
     )
-    assert len(read_results([tmp_path]).modes["emb"]) == 2
+    assert len(read_results([tmp_path]).groups["emb"]) == 2
 
 
 def test_a_folder_without_runs_is_an_error_that_names_it(tmp_path: Path) -> None:

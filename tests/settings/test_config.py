@@ -9,8 +9,9 @@ import pytest
 import yaml
 from tests.small_runs import small_settings
 
-from labelemb.settings.config import ClassifySettings, InputError, describe, differences, plain
+from labelemb.settings.config import ClassifySettings, InputError, describe, plain
 from labelemb.settings.recipe import load_recipe, parse_settings, recipe_names
+from labelemb.settings.which_run import differences
 
 
 def error_of(recipe: str, *overrides: str, **options: Any) -> str:

@@ -134,6 +134,7 @@ def _compare(every: list[Settings], num_workers: int | None, output: Path, downl
     from labelemb.experiments.comparison import execute_all, num_cores, plan
     from labelemb.report.comparison import summary_text
     from labelemb.report.page import write_report
+    from labelemb.report.summary import read_results
 
     if num_workers is None:
         from labelemb.training.device import choose_device
@@ -142,9 +143,9 @@ def _compare(every: list[Settings], num_workers: int | None, output: Path, downl
     jobs = [plan(settings, output, resume=True, download=download) for settings in every]
     with comparison_progress(every[0].recipe, quiet, _final) as progress:
         execute_all(jobs, num_workers, progress)
-    folder = output / every[0].recipe
-    page = write_report([folder])
-    print(summary_text([folder]))
+    results = read_results([output / every[0].recipe])
+    page = write_report(results)
+    print(summary_text(results))
     print(page)
 
 
@@ -231,10 +232,12 @@ def report(
     """Write table, curves, heat map and page again, from run folders alone."""
     from labelemb.report.comparison import summary_text
     from labelemb.report.page import write_report
+    from labelemb.report.summary import read_results
 
     chosen = None if labels is None else [label.strip() for label in labels.split(",")]
-    page = write_report(folders, output=output, labels=chosen)
-    print(summary_text(folders))
+    results = read_results(folders)
+    page = write_report(results, output=output, labels=chosen)
+    print(summary_text(results))
     print(page)
 
 

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 from labelemb.files import describe_lack_of_space, is_out_of_space
 from labelemb.run_folder import TIMING_CONDITIONS, RunFolder
-from labelemb.settings.config import ClassifySettings, InputError, Settings, differences, plain
+from labelemb.settings.config import ClassifySettings, InputError, Settings, plain
 from labelemb.settings.recipe import parse_settings
+from labelemb.settings.which_run import differences
 from labelemb.training.stopping import Stopped, StopSignals
 
 

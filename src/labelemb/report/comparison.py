@@ -1,12 +1,10 @@
-"""The table of modes: the same cells as Markdown, as HTML and as plain text for the terminal."""
+"""The table of modes: the same cells for the page, as Markdown and as text for the terminal."""
 
-from collections.abc import Sequence
-from html import escape
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from labelemb.report import stats
-from labelemb.report.summary import Results, Run, read_results, seconds_per_epoch
+from labelemb.report.summary import Results, Run, seconds_per_epoch
 from labelemb.run_folder import TIMING_CONDITIONS
 
 NOTHING = "–"  # noqa: RUF001 (a dash is what a table has in an empty cell)
@@ -21,27 +19,28 @@ class Table(NamedTuple):
     notes: list[str]
 
 
-def summary_text(folders: Sequence[Path]) -> str:
-    """The short table of the runs at or below `folders`, for the terminal, and which runs are not in it.
+class Column(NamedTuple):
+    """One column: a cell for each name that has one."""
 
-    Raises:
-        ValueError: as `read_results`.
-    """
-    results = read_results(folders)
-    return "\n".join([plain(comparison(results)), *_left_out(results), *_timing_notes(results)])
+    heading: str
+    cells: dict[str, str]
+
+
+def summary_text(results: Results) -> str:
+    """The short table, for the terminal, and which runs are not in it."""
+    return "\n".join([terminal_text(comparison(results)), *_left_out(results), *_timing_notes(results)])
 
 
 def comparison(results: Results) -> Table:
     """One row a mode; a positive reduction (for scores: gain) is an improvement over the baseline."""
-    metric = results.metric
-    better = "gain" if metric.higher_is_better else "reduction"
-    columns = ["mode", "runs", f"{metric.title} (sd)", better, f"{better} %", "95 % interval", "seconds an epoch"]
-    rows = {mode: _main_cells(results, mode) for mode in results.modes}
-    for heading, cells in [*_measures(results), *_arrivals(results), *_paper(results)]:
-        if any(cells.values()):
-            columns.append(heading)
-            for mode, row in rows.items():
-                row.append(cells.get(mode) or NOTHING)
+    better = results.metric.better
+    columns = ["mode", "runs", _title(results), better, f"{better} %", "95 % interval", "seconds an epoch"]
+    rows = {name: _main_cells(results, name) for name in results.groups}
+    for column in [*_measures(results), *_arrivals(results), *_paper(results)]:
+        if any(column.cells.values()):
+            columns.append(column.heading)
+            for name, row in rows.items():
+                row.append(column.cells.get(name) or NOTHING)
     return Table(columns, list(rows.values()), _notes(results))
 
 
@@ -55,22 +54,7 @@ def markdown(table: Table, title: str) -> str:
     return "\n".join([f"# {title}", "", *lines, "", *(f"* {note}" for note in table.notes), ""])
 
 
-def html(table: Table) -> str:
-    """The table as HTML, its notes as a list."""
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in table.columns)
-    body = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row[1:])}</tr>\n'
-        for row in table.rows
-    )
-    notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes)
-    return (
-        f'<div class="wide"><table class="numbers"><thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{body}</tbody></table></div>\n"
-        f'<ul class="notes">{notes}</ul>'
-    )
-
-
-def plain(table: Table) -> str:
+def terminal_text(table: Table) -> str:
     """The first columns, aligned, without frames."""
     rows = [row[:NUM_SHORT_COLUMNS] for row in (table.columns, *table.rows)]
     widths = _widths(rows)
@@ -78,29 +62,26 @@ def plain(table: Table) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def _main_cells(results: Results, mode: str) -> list[str]:
-    runs, scale = results.modes[mode], results.metric.scale
-    finals = list(results.finals(mode).values())
-    mean, deviation = stats.mean(finals), stats.standard_deviation(finals)
-    return [
-        mode,
-        str(len(runs)),
-        _spread(mean, deviation, scale),
-        *_gain(results, mode),
-        _number(seconds_per_epoch(runs)),
-    ]
+def _title(results: Results) -> str:
+    return f"{results.metric.title} (sd)"
 
 
-def _gain(results: Results, mode: str) -> list[str]:
+def _main_cells(results: Results, name: str) -> list[str]:
+    runs, finals = results.groups[name], list(results.finals(name).values())
+    spread = _spread(stats.mean(finals), stats.standard_deviation(finals), results.metric.scale)
+    return [name, str(len(runs)), spread, *_gain(results, name), _number(seconds_per_epoch(runs))]
+
+
+def _gain(results: Results, name: str) -> list[str]:
     """Improvement over the baseline, in points, relative, and its interval."""
-    if mode == "baseline" or "baseline" not in results.modes:
+    if results.baseline in (None, name):
         return [NOTHING] * 3
-    difference = results.difference(mode)
+    difference = results.difference(name)
     if difference.mean is None:
         return [NOTHING] * 3
     sign = results.metric.scale * (1 if results.metric.higher_is_better else -1)
-    shared = results.finals(mode).keys() & results.finals("baseline").keys()
-    baseline = stats.mean([results.finals("baseline")[seed] for seed in shared])
+    finals = results.finals(results.baseline)
+    baseline = stats.mean([finals[seed] for seed in results.finals(name).keys() & finals.keys()])
     points = sign * difference.mean
     relative = f"{100 * points / (results.metric.scale * baseline):z.1f}" if baseline else NOTHING
     if difference.low is None or difference.high is None:
@@ -109,52 +90,31 @@ def _gain(results: Results, mode: str) -> list[str]:
     return [f"{points:z.2f}", relative, f"{low:z.2f} to {high:z.2f}"]
 
 
-def _measures(results: Results) -> list[tuple[str, dict[str, str]]]:
+def _measures(results: Results) -> Iterator[Column]:
     """Means of what the runs measured beside their metric: NLL and calibration, or the other test scores."""
-    if not results.metric.higher_is_better:
-        return [
-            (
-                "NLL",
-                {mode: _mean_of([run.last("test_nll") for run in runs], 1, 4) for mode, runs in results.modes.items()},
-            ),
-            (
-                "ECE %",
-                {
-                    mode: _mean_of([run.last("test_ece") for run in runs], 100, 2)
-                    for mode, runs in results.modes.items()
-                },
-            ),
-        ]
-    names = {name: None for run in results.all_runs for name in run.test_scores if name != results.metric.name}
+    for heading, column, scale, digits in results.measures:
+        values = {name: [run.measured(column) for run in runs] for name, runs in results.groups.items()}
+        yield Column(heading, {name: _mean_of(each, scale, digits) for name, each in values.items()})
+
+
+def _arrivals(results: Results) -> list[Column]:
+    arrivals = {name: epoch for name in results.groups if (epoch := results.arrival(name)) is not None}
+    seconds = {name: seconds_per_epoch(results.groups[name]) for name in arrivals}
+    totals = {name: epoch * each for name, epoch in arrivals.items() if (each := seconds[name]) is not None}
     return [
-        (
-            name,
-            {mode: _mean_of([run.test_scores.get(name) for run in runs], 1, 2) for mode, runs in results.modes.items()},
-        )
-        for name in names
+        Column("epochs to baseline", {name: str(epoch) for name, epoch in arrivals.items()}),
+        Column("seconds to baseline", {name: _number(total) for name, total in totals.items()}),
     ]
 
 
-def _arrivals(results: Results) -> list[tuple[str, dict[str, str]]]:
-    arrivals = {mode: epoch for mode in results.modes if (epoch := results.arrival(mode)) is not None}
-    seconds = {mode: seconds_per_epoch(results.modes[mode]) for mode in arrivals}
-    return [
-        ("epochs to baseline", {mode: str(epoch) for mode, epoch in arrivals.items()}),
-        (
-            "seconds to baseline",
-            {mode: _number(epoch * each) for mode, epoch in arrivals.items() if (each := seconds[mode]) is not None},
-        ),
-    ]
-
-
-def _paper(results: Results) -> list[tuple[str, dict[str, str]]]:
+def _paper(results: Results) -> list[Column]:
     """The paper's figures, which the recipe gives as the paper prints them: percent, or points."""
-    digits = 1 if results.metric.higher_is_better else 2
-    figures = {mode: _paper_figures(results)[mode] for mode in results.modes if mode in _paper_figures(results)}
-    seconds = {mode: each.get("seconds_per_epoch") for mode, each in figures.items()}
+    digits, paper = results.metric.paper_digits, _paper_figures(results)
+    figures = {name: paper[name] for name in results.groups if name in paper}
+    seconds = {name: each.get("seconds_per_epoch") for name, each in figures.items()}
     return [
-        (f"paper: {results.metric.title} (sd)", {mode: _quoted(each, digits) for mode, each in figures.items()}),
-        ("paper: seconds an epoch", {mode: _number(each) for mode, each in seconds.items() if each is not None}),
+        Column(f"paper: {_title(results)}", {name: _quoted(each, digits) for name, each in figures.items()}),
+        Column("paper: seconds an epoch", {name: _number(each) for name, each in seconds.items() if each is not None}),
     ]
 
 
@@ -165,22 +125,17 @@ def _paper_figures(results: Results) -> dict[str, dict[str, float | None]]:
 
 def _notes(results: Results) -> list[str]:
     metric = results.metric
-    final = "test score of the checkpoint with the best development score" if metric.higher_is_better else "last epoch"
-    notes = [f"{metric.title}: {final}; mean over runs, in brackets the standard deviation (n - 1)."]
-    if "baseline" in results.modes and len(results.modes) > 1:
-        sign = (
-            "mode minus baseline, in points" if metric.higher_is_better else "baseline minus mode, in percentage points"
-        )
-        better = "Gain" if metric.higher_is_better else "Reduction"
-        notes.append(f"{better}: {sign}, and relative; 95 % interval (Student's t) of the mean, paired by seed.")
-        notes += _pair_notes(results)
-    if results.target is not None:
-        target = f"{metric.scale * results.target:.2f}"
-        what = "best development score" if metric.higher_is_better else "final error"
-        unit = "" if metric.higher_is_better else " %"
+    notes = [f"{metric.title}: {metric.final}; mean over runs, in brackets the standard deviation (n - 1)."]
+    if results.baseline is not None and len(results.groups) > 1:
         notes.append(
-            f"To baseline: first epoch at which the mean over runs is as good as the baseline's mean {what} "
-            f"({target}{unit}), and that many times the seconds an epoch."
+            f"{metric.better.capitalize()}: {metric.difference}, and relative; "
+            "95 % interval (Student's t) of the mean, paired by seed."
+        )
+        notes += _pair_notes(results, results.baseline)
+    if results.target is not None:
+        notes.append(
+            f"To baseline: first epoch at which the mean over runs is as good as the baseline's mean {metric.target} "
+            f"({metric.scale * results.target:.2f}{metric.unit}), and that many times the seconds an epoch."
         )
     notes += _timing_notes(results)
     notes += sorted(
@@ -196,11 +151,11 @@ def _left_out(results: Results) -> list[str]:
     for run in results.unfinished:
         last = int(run.rows[-1]["epoch"]) if run.rows else 0
         notes.append(
-            f"Left out, unfinished: {run.mode}, seed {run.seed} (epoch {last} of {run.config.get('epochs', '?')})."
+            f"Left out, unfinished: {run.name}, seed {run.seed} (epoch {last} of {run.config.get('epochs', '?')})."
         )
     for run in results.damaged:
         notes.append(
-            f"Left out, damaged: {run.mode}, seed {run.seed} ({run.damage}); bring the file back, or remove the run's "
+            f"Left out, damaged: {run.name}, seed {run.seed} ({run.damage}); bring the file back, or remove the run's "
             "folder and train again."
         )
     return notes
@@ -210,7 +165,7 @@ def _timing_notes(results: Results) -> list[str]:
     """A warning where seconds an epoch cannot be compared: the runs were not done under like conditions."""
     unlike = []
     for key in TIMING_CONDITIONS:
-        values = {value for runs in results.modes.values() for run in runs for value in _conditions(run, key)}
+        values = {value for runs in results.groups.values() for run in runs for value in _conditions(run, key)}
         if len(values) > 1:
             unlike.append(f"{key} {' and '.join(map(str, sorted(values)))}")
     if not unlike:
@@ -223,17 +178,16 @@ def _conditions(run: Run, key: str) -> set[Any]:
     return {*run.environment.get("earlier", {}).get(key, []), run.environment.get(key)} - {None}
 
 
-def _pair_notes(results: Results) -> list[str]:
+def _pair_notes(results: Results, baseline: str) -> list[str]:
     notes = []
-    for mode in results.modes:
-        pairs = results.difference(mode).num_pairs
-        if mode != "baseline" and pairs < max(len(results.modes[mode]), len(results.modes["baseline"])):
-            notes.append(
-                f"{mode} and baseline share {pairs} {'seed' if pairs == 1 else 'seeds'}: only these are compared."
-            )
-    epochs = {mode: sorted({str(run.config.get("epochs")) for run in runs}) for mode, runs in results.modes.items()}
+    for name, runs in results.groups.items():
+        pairs = results.difference(name).num_pairs
+        if name != baseline and pairs < max(len(runs), len(results.groups[baseline])):
+            seeds = "1 seed" if pairs == 1 else f"{pairs} seeds"
+            notes.append(f"{name} and {baseline} share {seeds}: only these are compared.")
+    epochs = {name: sorted({str(run.config.get("epochs")) for run in runs}) for name, runs in results.groups.items()}
     if len({tuple(each) for each in epochs.values()}) > 1:
-        notes.append("Epochs differ: " + ", ".join(f"{mode} {'/'.join(each)}" for mode, each in epochs.items()) + ".")
+        notes.append("Epochs differ: " + ", ".join(f"{name} {'/'.join(each)}" for name, each in epochs.items()) + ".")
     return notes
 
 

@@ -1,7 +1,7 @@
 """Curves: error (for text the development score) against epoch, and accuracy against confidence."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -9,73 +9,97 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from labelemb.report import stats
-from labelemb.report.style import color, style
+from labelemb.report.metric import Metric
+from labelemb.report.style import Look, looks, style
 from labelemb.report.summary import Results, Run
 
-SHOWN_FROM = 0.1  # errors on a log axis fill the picture when it starts after this part of the epochs,
-SHOWN_FROM_LINEAR = 0.2  # and scores on a linear one after this
+MAX_INSIDE_LEGEND = 9  # a longer one hides curves
 MIN_BIN_COUNT = 10  # the accuracy of fewer items is noise
+
+
+Curve = dict[int, float]  # epoch -> value, as on the page
 
 
 def draw_curves(results: Results) -> tuple[Figure, str]:
     """Every run a light line, each mode's mean a deep one, unfinished runs dotted; and the sentence under it."""
-    metric = results.metric
     with style():
         figure = Figure(figsize=(5.6, 3.7))
         axes = figure.add_subplot()
-        shown: list[list[tuple[float, float]]] = []
-        for mode in _modes(results):
-            finished = [_scaled(run, metric.scale) for run in results.modes.get(mode, [])]
-            unfinished = [_scaled(run, metric.scale) for run in results.unfinished if run.mode == mode]
-            light = min(0.45, 0.2 + 1.0 / max(1, len(finished)))
-            for curve in finished[: len(finished) if len(finished) > 1 else 0]:
-                axes.plot(*_points(curve), color=color(mode), alpha=light, linewidth=0.7)
-            for curve in unfinished:
-                axes.plot(*_points(curve), color=color(mode), alpha=0.8, linewidth=1.0, linestyle=":")
-            middle = stats.mean_curve(finished or unfinished)
-            label = f"{mode} ({_count(finished, unfinished)})"
-            pattern = "-" if finished else ":"
-            marker = "o" if len(middle) == 1 else ""
-            axes.plot(*_points(middle), color=color(mode), linewidth=1.9, linestyle=pattern, label=label, marker=marker)
-            shown += [list(curve.items()) for curve in [*finished, *unfinished] if curve]
-        _set_axes(axes, results, shown)
+        shown: list[Curve] = []
+        look = looks(results.names)
+        for name in dict.fromkeys([*results.groups, *(run.name for run in results.unfinished)]):
+            finished = [_scaled(run) for run in results.groups.get(name, [])]
+            unfinished = [_scaled(run) for run in results.unfinished if run.name == name]
+            _draw_group(axes, name, look[name], finished, unfinished)
+            shown += [curve for curve in [*finished, *unfinished] if curve]
+        _set_axes(axes, results.metric, shown)
         if axes.has_data():  # all runs may be damaged, and damaged ones are drawn nowhere
-            axes.legend(handlelength=1.6)
+            _set_legend(figure, axes, look.values())
     return figure, _caption(axes, results, shown)
+
+
+def _draw_group(axes: Axes, name: str, look: Look, finished: Sequence[Curve], unfinished: Sequence[Curve]) -> None:
+    light = min(0.45, 0.2 + 1.0 / max(1, len(finished)))
+    if len(finished) > 1:  # a single run is its own mean
+        for curve in finished:
+            axes.plot(*_points(curve), color=look.color, alpha=light, linewidth=0.7)
+    for curve in unfinished:
+        axes.plot(*_points(curve), color=look.color, alpha=0.8, linewidth=1.0, linestyle=":")
+    middle = stats.mean_curve(finished or unfinished)
+    axes.plot(
+        *_points(middle),
+        color=look.color,
+        linewidth=1.9,
+        linestyle=look.pattern if finished else ":",
+        label=f"{name} ({_count(finished, unfinished)})",
+        marker="o" if len(middle) == 1 else "",
+    )
 
 
 def draw_calibration(results: Results) -> Figure | None:
     """Accuracy against confidence in 15 bins, summed over the runs; None where no run has bins."""
-    modes = {mode: bins for mode, runs in results.modes.items() if (bins := _summed_bins(runs))}
-    if not modes:
+    groups = {name: bins for name, runs in results.groups.items() if (bins := _summed_bins(runs))}
+    if not groups:
         return None
     with style():
         figure = Figure(figsize=(3.4, 3.3))
         axes = figure.add_subplot()
         axes.plot([0, 100], [0, 100], color="#B0B0B0", linewidth=0.8, linestyle="--")
-        for mode, bins in modes.items():
+        look = looks(results.names)
+        for name, bins in groups.items():
             enough = [(confidence, correct, count) for count, confidence, correct in bins if count >= MIN_BIN_COUNT]
             x = [100 * confidence / count for confidence, _, count in enough]
             y = [100 * correct / count for _, correct, count in enough]
-            axes.plot(x, y, color=color(mode), linewidth=1.4, marker="o", markersize=3.2, label=mode)
+            color, pattern = look[name]
+            axes.plot(x, y, color=color, linestyle=pattern, linewidth=1.4, marker="o", markersize=3.2, label=name)
         axes.set_xlim(0, 102)
         axes.set_ylim(0, 102)
         axes.set_aspect("equal")
         axes.set_xlabel("confidence %")
         axes.set_ylabel("accuracy %")
-        axes.legend(handlelength=1.6)
+        axes.legend(handlelength=_legend_length(look.values()))
     return figure
 
 
-def _modes(results: Results) -> list[str]:
-    return list(dict.fromkeys([*results.modes, *(run.mode for run in results.unfinished)]))
+def _set_legend(figure: Figure, axes: Axes, looks: Collection[Look]) -> None:
+    """Among the curves, or beside them where it would hide them."""
+    if len(looks) <= MAX_INSIDE_LEGEND:
+        axes.legend(handlelength=_legend_length(looks))
+    else:
+        figure.set_figwidth(figure.get_figwidth() + 2.2)
+        axes.legend(handlelength=_legend_length(looks), loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7.5)
 
 
-def _scaled(run: Run, scale: float) -> dict[int, float]:
-    return {epoch: scale * value for epoch, value in run.curve(run.metric.curve).items()}
+def _legend_length(looks: Iterable[Look]) -> float:
+    """Of a line in the legend: a pattern takes more room to be told from another."""
+    return 1.6 if all(look.pattern == "-" for look in looks) else 4.5
 
 
-def _points(curve: dict[int, float]) -> tuple[list[int], list[float]]:
+def _scaled(run: Run) -> Curve:
+    return {epoch: run.metric.scale * value for epoch, value in run.curve(run.metric.curve).items()}
+
+
+def _points(curve: Curve) -> tuple[list[int], list[float]]:
     return list(curve.keys()), list(curve.values())
 
 
@@ -84,25 +108,24 @@ def _count(finished: Sequence[Any], unfinished: Sequence[Any]) -> str:
     return runs + (f", {len(unfinished)} unfinished" if unfinished else "")
 
 
-def _set_axes(axes: Axes, results: Results, shown: Sequence[list[tuple[float, float]]]) -> None:
-    metric = results.metric
+def _set_axes(axes: Axes, metric: Metric, shown: Sequence[Curve]) -> None:
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
-    axes.set_ylabel(f"development {metric.title}" if metric.higher_is_better else metric.title)
+    axes.set_ylabel(metric.curve_title)
     axes.grid(axis="y", color="#E6E6E6", linewidth=0.6)
     axes.set_axisbelow(True)
     if not shown:
         return
-    epochs = max(epoch for curve in shown for epoch, _ in curve)
+    epochs = max(max(curve) for curve in shown)
     axes.set_xlim(1 - max(0.5, 0.02 * epochs), epochs + max(0.5, 0.02 * epochs))
-    start = (SHOWN_FROM_LINEAR if metric.higher_is_better else SHOWN_FROM) * epochs
-    late = [value for curve in shown for epoch, value in curve if epoch >= min(curve[-1][0], start)]
+    start = metric.curves_from * epochs
+    late = [value for curve in shown for epoch, value in curve.items() if epoch >= min(max(curve), start)]
     low, high = min(late), max(late)
-    if metric.higher_is_better:
+    if metric.has_log_axis:
+        _set_log_axis(axes, low, high, smallest=min((value for value in late if value > 0), default=0.01))
+    else:
         room = 0.04 * (high - low) or 1.0
         axes.set_ylim(low - room, high + room)
-    else:
-        _set_log_axis(axes, low, high, smallest=min((value for value in late if value > 0), default=0.01))
 
 
 def _set_log_axis(axes: Axes, low: float, high: float, smallest: float) -> None:
@@ -126,14 +149,13 @@ def _set_log_axis(axes: Axes, low: float, high: float, smallest: float) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _caption(axes: Axes, results: Results, shown: Sequence[list[tuple[float, float]]]) -> str:
+def _caption(axes: Axes, results: Results, shown: Sequence[Curve]) -> str:
     metric = results.metric
-    caption = f"Development {metric.title}" if metric.higher_is_better else "Test error, on a logarithmic axis,"
-    caption += " against epoch. Each run is a light line, the mean over a mode's runs a deep one."
+    caption = f"{metric.curve_caption} against epoch. Each run is a light line, the mean over a mode's runs a deep one."
     if any(run.rows for run in results.unfinished):
         caption += " Unfinished runs are dotted and in no mean of finished ones."
     bottom, top = axes.get_ylim()
-    if any(value < bottom if metric.higher_is_better else value > top for curve in shown for _, value in curve):
+    if any(value < bottom if metric.higher_is_better else value > top for curve in shown for value in curve.values()):
         caption += " The first epochs lie outside the picture."
     return caption
 

@@ -74,11 +74,11 @@ def _caption(tables: LabelTables, labels: Sequence[int], cells: Array) -> str:
     if num_runs > 1:
         spread = cells.std(axis=0, ddof=1).max()
         caption += (
-            f"Mean over {num_runs} runs of {tables.mode}, rows aligned by label; "
+            f"Mean over {num_runs} runs of {tables.name}, rows aligned by label; "
             f"between runs a value varies by a standard deviation of at most {spread:.2f}."
         )
     else:
-        caption += f"One run of {tables.mode}, seed {tables.runs[0].seed}."
+        caption += f"One run of {tables.name}, seed {tables.runs[0].seed}."
     if len(labels) < tables.num_labels:
         caption += (
             f" {len(labels)} of {tables.num_labels:,} labels are shown, "

@@ -17,7 +17,6 @@ from labelemb.table_file import checked_label_names
 
 Array = NDArray[np.float64]
 
-TABLE_MODES = ("emb", "emb-start", "emb-frozen")  # whose table is shown where several modes have one
 NUM_NEAREST = 5
 NUM_WORDS = 10
 NUM_FREQUENT = 100  # the most frequent words, which are articles and punctuation
@@ -26,18 +25,18 @@ _BLOCK_NUMEL = 2**23
 
 
 class LabelTables:
-    """softmax(E) of several runs of one mode, whose rows are aligned by label, and its mean over the runs.
+    """softmax(E) of several runs of one name, whose rows are aligned by label, and its mean over the runs.
 
     Args:
-        mode: the runs' mode.
+        name: the runs' mode, or variant of a mode.
         runs: at least one, each with a table.
 
     Raises:
         ValueError: a file is damaged, or two tables have different labels.
     """
 
-    def __init__(self, mode: str, runs: Sequence[Run]) -> None:
-        self.mode = mode
+    def __init__(self, name: str, runs: Sequence[Run]) -> None:
+        self.name = name
         self.runs = list(runs)
         labels = [_read_labels(run.folder.table) for run in runs]
         for run, other in zip(runs, labels, strict=True):
@@ -105,10 +104,10 @@ class LabelTables:
 
 def learned_tables(results: Results) -> LabelTables | None:
     """The tables of the first mode that learned them; None where no finished run has one."""
-    for mode in (*TABLE_MODES, *results.modes):
-        runs = [run for run in results.modes.get(mode, []) if run.folder.table.is_file()]
+    for name in results.names_by_table:
+        runs = [run for run in results.groups[name] if run.folder.table.is_file()]
         if runs:
-            return LabelTables(mode, runs)
+            return LabelTables(name, runs)
     return None
 
 
@@ -140,8 +139,8 @@ def frequent_words(tables: LabelTables, words: Sequence[str] | None) -> list[int
     found = [index for word in words or () if (index := tables.find(word)) is not None]
     if found:
         return list(dict.fromkeys(found))
-    plain = [index for index, name in enumerate(tables.names) if not is_special(name)]
-    rare = [index for index in plain[NUM_FREQUENT:] if any(map(str.isalpha, tables.names[index]))] or plain
+    words_alone = [index for index, name in enumerate(tables.names) if not is_special(name)]
+    rare = [index for index in words_alone[NUM_FREQUENT:] if any(map(str.isalpha, tables.names[index]))] or words_alone
     return ([index for index in rare if len(tables.names[index]) >= 3] or rare)[:NUM_WORDS]
 
 

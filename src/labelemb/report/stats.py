@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import NamedTuple
 
 Curve = Mapping[int, float]  # epoch -> value
@@ -24,10 +24,7 @@ def mean(values: Sequence[float]) -> float | None:
 
 def standard_deviation(values: Sequence[float]) -> float | None:
     """The sample standard deviation, with n - 1; None for fewer than two values."""
-    if len(values) < 2:
-        return None
-    centre = fmean(values)
-    return math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1))
+    return stdev(values) if len(values) > 1 else None
 
 
 def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference:

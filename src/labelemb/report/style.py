@@ -2,28 +2,38 @@
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 from labelemb.files import write_atomically
+from labelemb.losses.catalogue import MODES
 
-# Okabe and Ito's colours, which colour-blind readers tell apart; a mode has the same one in every picture.
-COLORS = {
-    "baseline": "#4D4D4D",
-    "smoothing": "#E69F00",
-    "online-smoothing": "#009E73",
-    "tfkd": "#CC79A7",
-    "emb": "#0072B2",
-    "emb-start": "#D55E00",
-    "emb-frozen": "#56B4E9",
-}
-OTHER_COLOR = "#8C6D31"
+# Okabe and Ito's colours, which colour-blind readers tell apart, in the order of the catalogue of modes.
+COLORS = ("#4D4D4D", "#E69F00", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#56B4E9")
+
+# From the place after the last colour on, each place has a pattern of its own, so that a copy without colours tells
+# lines apart too: lengths of dashes and gaps in line widths. None is dotted, which unfinished runs are.
+DASHES = (
+    (6.0, 2.0),
+    (6.0, 2.0, 1.5, 2.0),
+    (3.0, 1.5),
+    (12.0, 3.0),
+    (6.0, 2.0, 1.5, 2.0, 1.5, 2.0),
+    (12.0, 2.0, 3.0, 2.0),
+    (6.0, 5.0),
+    (12.0, 2.0, 1.5, 2.0),
+    (6.0, 2.0, 6.0, 2.0, 1.5, 2.0),
+    (12.0, 2.0, 3.0, 2.0, 3.0, 2.0),
+    (3.0, 4.0),
+    (12.0, 2.0, 1.5, 2.0, 1.5, 2.0, 1.5, 2.0),
+    (12.0, 8.0),
+)
 
 # The first draws Latin, Greek, Vietnamese; the others are where systems keep Chinese, Japanese and Korean.
 FONTS = (
@@ -58,9 +68,25 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def color(mode: str) -> str:
-    """The mode's colour in every picture."""
-    return COLORS.get(mode, OTHER_COLOR)
+class Look(NamedTuple):
+    """How the lines of one mode are drawn, in every picture."""
+
+    color: str
+    pattern: str | tuple[float, tuple[float, ...]]
+    """A line style of matplotlib's."""
+
+
+def looks(names: Sequence[str]) -> dict[str, Look]:
+    """The look of each name: by its place in the catalogue of modes, for all others the next free ones after it."""
+    places = {name: place for place, name in enumerate(MODES)}
+    others = [name for name in names if name not in places]
+    places |= {name: len(MODES) + number for number, name in enumerate(others)}
+    return {name: _look(places[name]) for name in names}
+
+
+def _look(place: int) -> Look:
+    dashed = place - len(COLORS)
+    return Look(COLORS[place % len(COLORS)], "-" if dashed < 0 else (0.0, DASHES[dashed % len(DASHES)]))
 
 
 @contextmanager

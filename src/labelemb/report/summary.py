@@ -1,42 +1,17 @@
 """Reads run folders into one comparison, and writes it down as summary.json."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
+from labelemb.losses.catalogue import MODES
 from labelemb.report import stats
+from labelemb.report.metric import METRICS, Measure, Metric
 from labelemb.run_folder import RunFolder, find_runs, missing_rows
-
-MODE_ORDER = ("baseline", "smoothing", "online-smoothing", "tfkd", "emb", "emb-start", "emb-frozen")
-
-# Settings in which runs of one mode may differ: which run it is and where it ran, and what only reporting reads.
-OF_THE_RUN = {"seed", "mode", "device", "data.path", "table"}
-OF_REPORTING = {"compare", "report", "description"}
-
-
-class Metric(NamedTuple):
-    """What runs are compared by: its heading, the column of metrics.jsonl that the curves show, its direction."""
-
-    name: str
-    title: str
-    curve: str
-    higher_is_better: bool
-    scale: float  # from files to the page: rates are fractions there and percent here
-
-
-METRICS = {
-    metric.name: metric
-    for metric in (
-        Metric("test_error", "test error %", "test_error", False, 100.0),
-        Metric("bleu", "BLEU", "valid_bleu", True, 1.0),
-        Metric("rouge1", "ROUGE-1", "valid_rouge1", True, 1.0),
-        Metric("rouge2", "ROUGE-2", "valid_rouge2", True, 1.0),
-        Metric("rougeL", "ROUGE-L", "valid_rougeL", True, 1.0),
-    )
-}
+from labelemb.settings.which_run import Between, differences
 
 
 class Run:
@@ -48,18 +23,16 @@ class Run:
         for key in ("recipe", "mode", "seed"):
             if key not in self.config:
                 raise ValueError(f"{folder.path / 'config.yaml'} is damaged: it has no `{key}`")
-        self.recipe, self.mode, self.seed = (
-            str(self.config["recipe"]),
-            str(self.config["mode"]),
-            int(self.config["seed"]),
-        )
+        self.recipe, self.mode = str(self.config["recipe"]), str(self.config["mode"])
+        self.name = str(self.config.get("variant") or self.mode)  # a mode may be in a comparison under two names
+        self.seed = int(self.config["seed"])
         self.rows = folder.metrics
         self.evaluation = folder.evaluation
         self.environment = folder.environment
-        name = str(self.config.get("metric", "test_error"))
-        if name not in METRICS:
-            raise ValueError(f"{folder.path / 'config.yaml'}: metric is one of {', '.join(METRICS)}, not {name}")
-        self.metric = METRICS[name]
+        metric = str(self.config.get("metric", "test_error"))
+        if metric not in METRICS:
+            raise ValueError(f"{folder.path / 'config.yaml'}: metric is one of {', '.join(METRICS)}, not {metric}")
+        self.metric = METRICS[metric]
 
     def curve(self, column: str) -> dict[int, float]:
         """epoch -> value of `column`; epochs without a finite value are left out."""
@@ -81,125 +54,142 @@ class Run:
 
     @cached_property
     def final(self) -> float | None:
-        """The number this run stands for; None while it is unfinished, or where it is damaged.
-
-        Images: the test error of the last epoch. Text: the test score of the best checkpoint by development score.
-        """
-        if not self.has_ended or self.damage:
-            return None
-        if self.metric.name == "test_error":
-            return self.last("test_error")
-        return self.test_scores.get(self.metric.name)
+        """The number this run stands for; None while it is unfinished, or where it is damaged."""
+        return self.measured(self.metric.name) if self.has_ended and not self.damage else None
 
     @property
     def test_scores(self) -> dict[str, float]:
         scores = self.evaluation.get("test") or {}
         return {name: float(score) for name, score in scores.items() if isinstance(score, int | float)}
 
-    def last(self, column: str) -> float | None:
-        """The value of `column` in the last row."""
+    def measured(self, column: str) -> float | None:
+        """What the run has reached: the test score of its best checkpoint, or the value in its last row."""
+        if self.metric.is_test_score:
+            return self.test_scores.get(column)
         value = self.rows[-1].get(column) if self.rows else None
         return None if value is None else float(value)
 
 
 @dataclass(frozen=True)
 class Results:
-    """Runs of one recipe: finished ones by mode (baseline first) in order of seed, those under way, damaged ones."""
+    """Runs of one recipe: finished ones by name (baseline first) in order of seed, those under way, damaged ones."""
 
+    folders: list[Path]
+    """What was read."""
     recipe: str
     metric: Metric
-    modes: dict[str, list[Run]]
+    groups: dict[str, list[Run]]
+    """A run's name is that of its mode, or of its variant of a mode."""
     unfinished: list[Run]
     damaged: list[Run]
 
     @property
     def all_runs(self) -> list[Run]:
-        return [run for runs in self.modes.values() for run in runs] + self.unfinished + self.damaged
+        return [run for runs in self.groups.values() for run in runs] + self.unfinished + self.damaged
 
-    def finals(self, mode: str) -> dict[int, float]:
+    @property
+    def names(self) -> list[str]:
+        """Of all runs, in the order of tables."""
+        return list(dict.fromkeys(run.name for run in sorted(self.all_runs, key=_place)))
+
+    @property
+    def names_by_table(self) -> list[str]:
+        """Of the groups, those whose mode has a label table first."""
+        with_table = [name for name, runs in self.groups.items() if _has_table(runs[0].mode)]
+        return list(dict.fromkeys([*with_table, *self.groups]))
+
+    @property
+    def baseline(self) -> str | None:
+        """The group that all others are held against: that named baseline, else the one whose mode it is."""
+        names = {run.name for run in self.all_runs if "baseline" in (run.name, run.mode)}
+        if len(names) > 1:
+            names &= {"baseline"}
+        return next((name for name in names if name in self.groups), None)
+
+    @property
+    def measures(self) -> list[Measure]:
+        """What the runs measured beside their metric."""
+        scores = dict.fromkeys(score for run in self.all_runs for score in run.test_scores)
+        others = [Measure(score, score) for score in scores if score != self.metric.name]
+        return [*self.metric.measures, *others]
+
+    def finals(self, name: str) -> dict[int, float]:
         """seed -> final value."""
-        return {run.seed: run.final for run in self.modes.get(mode, []) if run.final is not None}
+        return {run.seed: run.final for run in self.groups.get(name, []) if run.final is not None}
 
-    def difference(self, mode: str) -> stats.Difference:
-        """The mode minus the baseline, paired by seed."""
-        return stats.paired_difference(self.finals(mode), self.finals("baseline"))
+    def difference(self, name: str) -> stats.Difference:
+        """The group minus the baseline, paired by seed."""
+        return stats.paired_difference(self.finals(name), self.finals(self.baseline or ""))
 
     @property
     def target(self) -> float | None:
         """What "as good as the baseline" means: its mean final value, for text its mean best development score."""
-        if self.metric.higher_is_better:
-            curves = [run.curve(self.metric.curve) for run in self.modes.get("baseline", [])]
-            return stats.mean([max(curve.values()) for curve in curves if curve])
-        return stats.mean(list(self.finals("baseline").values()))
+        if not self.metric.is_test_score:
+            return stats.mean(list(self.finals(self.baseline or "").values()))
+        best = max if self.metric.higher_is_better else min
+        curves = [run.curve(self.metric.curve) for run in self.groups.get(self.baseline or "", [])]
+        return stats.mean([best(curve.values()) for curve in curves if curve])
 
-    def arrival(self, mode: str) -> int | None:
-        """The epoch at which the mean over the mode's runs first is as good as the baseline."""
+    def arrival(self, name: str) -> int | None:
+        """The epoch at which the mean over the group's runs first is as good as the baseline."""
         if self.target is None:
             return None
-        curves = [run.curve(self.metric.curve) for run in self.modes[mode]]
+        curves = [run.curve(self.metric.curve) for run in self.groups[name]]
         return stats.first_arrival(curves, self.target, higher_is_better=self.metric.higher_is_better)
 
 
 def read_results(folders: Sequence[Path]) -> Results:
-    """All runs at or below `folders`, merged by mode and seed. A folder met twice counts once.
+    """All runs at or below `folders`, merged by name and seed. A folder met twice counts once.
 
     Raises:
-        ValueError: no runs, a damaged file, two recipes, two runs of one mode and seed, or two runs of one mode that
+        ValueError: no runs, a damaged file, two recipes, two runs of one name and seed, or two runs of one name that
             were trained with different settings.
     """
     runs: dict[tuple[str, int], Run] = {}
-    first_of_mode: dict[str, Run] = {}
+    first_of_name: dict[str, Run] = {}
     for run in _distinct_runs(folders):
         _check_recipe(next(iter(runs.values()), run), run)
-        _check_settings(first_of_mode.setdefault(run.mode, run), run)
-        other = runs.setdefault((run.mode, run.seed), run)
+        _check_settings(first_of_name.setdefault(run.name, run), run)
+        other = runs.setdefault((run.name, run.seed), run)
         if other is not run:
             raise ValueError(
-                f"{other.folder.path} and {run.folder.path} are both {run.mode} with seed {run.seed}: give one"
+                f"{other.folder.path} and {run.folder.path} are both {run.name} with seed {run.seed}: give one"
             )
     if not runs:
         raise ValueError(f"no runs (folders with a config.yaml) in {', '.join(map(str, folders))}")
-    ordered = [runs[key] for key in sorted(runs, key=lambda key: (_mode_rank(key[0]), key))]
-    modes: dict[str, list[Run]] = {}
+    ordered = sorted(runs.values(), key=_place)
+    groups: dict[str, list[Run]] = {}
     for run in ordered:
         if run.final is not None:
-            modes.setdefault(run.mode, []).append(run)
+            groups.setdefault(run.name, []).append(run)
     damaged = [run for run in ordered if run.damage]
     unfinished = [run for run in ordered if run.final is None and not run.damage]
-    return Results(ordered[0].recipe, ordered[0].metric, modes, unfinished, damaged)
+    return Results(list(folders), ordered[0].recipe, ordered[0].metric, groups, unfinished, damaged)
 
 
 def summary(results: Results) -> dict[str, Any]:
     """The contents of summary.json: rates as fractions, None where one run cannot tell."""
     modes = {}
-    for mode, runs in results.modes.items():
-        final = list(results.finals(mode).values())
-        modes[mode] = {
+    for name, runs in results.groups.items():
+        final = list(results.finals(name).values())
+        modes[name] = {
             "seeds": [run.seed for run in runs],
             "final": final,
             "mean": stats.mean(final),
             "std": stats.standard_deviation(final),
             "seconds_per_epoch": seconds_per_epoch(runs),
         }
-    differences = {}
-    for mode in results.modes:
-        if mode != "baseline" and "baseline" in results.modes:
-            difference = results.difference(mode)
-            differences[mode] = {"mean": difference.mean, "low": difference.low, "high": difference.high}
-    return {"recipe": results.recipe, "metric": results.metric.name, "modes": modes, "differences": differences}
+    from_baseline = {}
+    for name in results.groups:
+        if results.baseline not in (None, name):
+            difference = results.difference(name)
+            from_baseline[name] = {"mean": difference.mean, "low": difference.low, "high": difference.high}
+    return {"recipe": results.recipe, "metric": results.metric.name, "modes": modes, "differences": from_baseline}
 
 
 def seconds_per_epoch(runs: Sequence[Run]) -> float | None:
     """Mean over runs of the median epoch: the first one may hold a compilation, any one another program's load."""
     return stats.mean([median(seconds.values()) for run in runs if (seconds := run.curve("seconds"))])
-
-
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
-    return flat
 
 
 def _distinct_runs(folders: Sequence[Path]) -> Iterator[Run]:
@@ -221,14 +211,20 @@ def _check_recipe(first: Run, run: Run) -> None:
 
 
 def _check_settings(first: Run, run: Run) -> None:
-    one, other = flatten(first.config), flatten(run.config)
-    for key in [*one, *other]:
-        if key.split(".")[0] not in OF_REPORTING and key not in OF_THE_RUN and one.get(key) != other.get(key):
-            raise ValueError(
-                f"runs of mode {run.mode} were trained with different settings: {key} is {one.get(key)} in "
-                f"{first.folder.path} and {other.get(key)} in {run.folder.path}"
-            )
+    unlike = next(differences(first.config, run.config, Between.SEEDS), None)
+    if unlike is not None:
+        key, one, other = unlike
+        raise ValueError(
+            f"runs of mode {run.name} were trained with different settings: {key} is {one} in "
+            f"{first.folder.path} and {other} in {run.folder.path}"
+        )
 
 
-def _mode_rank(mode: str) -> int:
-    return MODE_ORDER.index(mode) if mode in MODE_ORDER else len(MODE_ORDER)
+def _place(run: Run) -> tuple[int, bool, str, int]:
+    """In tables: by the mode's place in the catalogue, a mode before its variants, by name, by seed."""
+    rank = list(MODES).index(run.mode) if run.mode in MODES else len(MODES)
+    return rank, run.name != run.mode, run.name, run.seed
+
+
+def _has_table(mode: str) -> bool:
+    return mode in MODES and MODES[mode].has_table

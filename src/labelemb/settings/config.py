@@ -5,7 +5,7 @@ A recipe (labelemb.settings.recipe) is a YAML file that names a task and sets wh
 config.yaml.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,8 +13,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
 from labelemb.losses.catalogue import MODES, Mode
 from labelemb.settings.variants import parse_variant
-
-NOT_OF_THE_RUN = ("device", "compare", "report", "description")  # keys that may differ between two tries at one run
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -228,14 +226,6 @@ def plain(settings: Settings) -> dict[str, Any]:
     return values | ({MODES[settings.mode].section: settings.loss} if settings.loss else {})
 
 
-def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """The dotted keys in which two runs' plain settings differ, with both values."""
-    left, right = dict(_flat(one)), dict(_flat(other))
-    for key in [*left, *(key for key in right if key not in left)]:
-        if key.split(".")[0] not in NOT_OF_THE_RUN and left.get(key) != right.get(key):
-            yield key, left.get(key), right.get(key)
-
-
 def describe(settings: Settings) -> Iterator[tuple[str, Any, str]]:
     """Every key of a recipe with its value and its sentence, in the order of this file."""
     yield from _describe(settings, "")
@@ -250,11 +240,3 @@ def _describe(settings: BaseModel, prefix: str) -> Iterator[tuple[str, Any, str]
             yield from _describe(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value, field.description or ""
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value

@@ -17,15 +17,12 @@ from labelemb.settings.config import (
     InputError,
     Settings,
     TextSettings,
-    differences,
     plain,
 )
 from labelemb.settings.variants import Variant, parse_variant
+from labelemb.settings.which_run import Between, differences, may_differ
 
 _TASKS: dict[str, type[ClassifySettings] | type[TextSettings]] = {"classify": ClassifySettings, "text": TextSettings}
-
-# Settings that say which of the recipe's runs it is, and on what.
-_WHICH_RUN = {"recipe", "mode", "seed", "precision", "compile", "data.path", "data.image", "data.label", "table"}
 
 
 def recipe_names() -> list[str]:
@@ -121,7 +118,7 @@ def _settings_with(recipe: str, pairs: Sequence[tuple[str, Any]]) -> Settings:
 def _are_those_of_the_paper(settings: Settings, recipe: str, pairs: Sequence[tuple[str, Any]]) -> bool:
     """Whether the settings are the recipe's own: only then do the paper's figures belong beside the results."""
     try:
-        published = _settings_with(recipe, [(key, value) for key, value in pairs if key in _WHICH_RUN])
+        published = _settings_with(recipe, [(key, value) for key, value in pairs if may_differ(key, Between.RECIPE)])
     except InputError:  # the recipe alone is none
         return False
     return not any(differences(plain(settings), plain(published)))
