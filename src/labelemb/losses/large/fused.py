@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from labelemb.losses.forgotten import ForgottenParameters
-from labelemb.losses.large.fused_pass import FixedSoftLabel, FusedPass, Inputs, Settings
+from labelemb.losses.large.fused_pass import FixedSoftLabel, FusedPass, Inputs, PassSettings
 from labelemb.losses.large.label_plan import LabelPlan, plan_labels
 from labelemb.losses.ranks import RankAgreement
 from labelemb.losses.table import LabelTable
@@ -262,7 +262,7 @@ def _eager_terms(
     plan = plan_labels(items.target, items.ignore_index) if items.plan is None else items.plan
     needed = tuple(torch.is_grad_enabled() and tensor is not None and tensor.requires_grad for tensor in inputs)
     size = _chunk_size(inputs, dtype, item_weight.dtype) if chunk_size is None else chunk_size
-    settings = Settings(weights, fixed, needed, dtype, size)
+    settings = PassSettings(weights, fixed, needed, dtype, size)
     total, terms = _Fused.apply(plan.to(features.device), item_weight, settings, *inputs)  # type: ignore[no-untyped-call]
     hard, soft, aux, cap, match = terms.unbind()
     return LossTerms(hard, soft, aux, cap, match, total)
@@ -273,7 +273,7 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, plan: LabelPlan, item_weight: Tensor, settings: Settings, *inputs: Tensor | None
+        ctx: Any, plan: LabelPlan, item_weight: Tensor, settings: PassSettings, *inputs: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         with torch.autocast(item_weight.device.type, enabled=False):  # the pass has its own types
             terms, gradients = FusedPass(Inputs(*inputs), plan, item_weight, settings).run()  # type: ignore[arg-type]
