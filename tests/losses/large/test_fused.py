@@ -158,7 +158,7 @@ def test_no_items_at_all_give_zero_and_zero_gradients() -> None:
             assert not gradient.any()
 
 
-def test_gradients_are_the_closed_forms_of_the_method() -> None:
+def test_gradients_are_the_closed_forms() -> None:
     """The three formulas of docs/method.md, item by item, for a low-rank table."""
     features, target = torch.randn(N, D), zipf_labels()
     w, b, w2, b2 = torch.randn(C, D), torch.randn(C), torch.randn(C, D), torch.randn(C)

@@ -21,25 +21,33 @@ class GradientSum:
 
     def add_product(self, left: Tensor, right: Tensor) -> None:
         """Add left @ right: (X, K), (K, Y)."""
-        beta, self._started = int(self._started), True
         if left.dtype == self._sum.dtype:
-            torch.addmm(self._sum, left, right, beta=beta, out=self._sum)
-            return
+            # a beta of 0 overwrites what the memory held, NaN included
+            torch.addmm(self._sum, left, right, beta=int(self._started), out=self._sum)
+        else:
+            self._add_narrow_product(left, right)
+        self._started = True
+
+    def _add_narrow_product(self, left: Tensor, right: Tensor) -> None:
+        """The same for factors of a narrower type than the sum's, a part at a time: each is a copy to be widened."""
         part_rows = max(1, _PART_NUMEL // self._sum.shape[1])
         for start in range(0, len(left), part_rows):
-            product = left[start : start + part_rows] @ right
-            sum_part = self._sum[start : start + part_rows]
-            sum_part.add_(product) if beta else sum_part.copy_(product)
+            part = slice(start, start + part_rows)
+            product = left[part] @ right  # (X', Y)
+            if self._started:
+                self._sum[part].add_(product)
+            else:
+                self._sum[part].copy_(product)
 
     def add_rows(self, index: Tensor, rows: Tensor) -> None:
         """Add rows (K, ...) to those that `index` (K,) names, each once."""
         self._start_with_zeros()
         self._sum.index_add_(0, index, rows.to(self._sum.dtype))
 
-    def add(self, values: Tensor) -> None:
-        """Add values of the tensor's own shape."""
+    def add_sum(self, rows: Tensor) -> None:
+        """Add the sum of rows (K, ...), each of the tensor's own shape."""
         self._start_with_zeros()
-        self._sum.add_(values)
+        self._sum.add_(rows.sum(dim=0, dtype=self._sum.dtype))
 
     def finish(self) -> Tensor:
         """The sum in the tensor's type; nothing can be added any more."""
