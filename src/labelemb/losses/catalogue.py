@@ -13,7 +13,7 @@ class Setting:
     name: str
     default: float | None
     sentence: str
-    type: type[float] | type[int] = float
+    kind: type[float] | type[int] = float
     at_least: float | None = 0
     above: float | None = None
     at_most: float | None = None
