@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from shutil import which
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import torch
@@ -15,9 +15,11 @@ from labelemb.classify.data import ClassifySplit
 from labelemb.classify.image_inputs import ImageInputs, load_image_inputs
 from labelemb.classify.images import ImageData, ImageSplit, load_images
 from labelemb.classify.task import ClassifyTask
+from labelemb.losses.label_embedding import LabelEmbeddingLoss
 from labelemb.run_folder import RunFolder
-from labelemb.settings.config import MODES, TABLE_MODES, ClassifySettings, ImageDataSettings
+from labelemb.settings.config import MODES, TABLE_MODES, ClassifySettings, ImageDataSettings, InputError
 from labelemb.settings.recipe import load_recipe
+from labelemb.training.engine import train
 
 CPU = torch.device("cpu")
 
@@ -230,6 +232,60 @@ def test_a_table_that_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> Non
             LabelTable.load(tmp_path / path, names)
     LabelTable(2).save(tmp_path / "nameless.safetensors")
     assert LabelTable.load(tmp_path / "nameless.safetensors", names).num_classes == 2
+
+
+def test_a_given_table_has_its_own_rank_whatever_the_recipe_says(tmp_path: Path) -> None:
+    task = make_task(tmp_path, "loss.rank=4", mode="emb-start", table=saved_table(tmp_path))
+    assert isinstance(task.module.criterion, LabelEmbeddingLoss)
+    assert task.module.criterion.table.rank is None
+
+
+def test_what_the_criterion_refuses_is_an_error_of_the_input(tmp_path: Path) -> None:
+    LabelTable(3).save(tmp_path / "three.safetensors")
+    with pytest.raises(InputError, match=r"^loss: "):
+        make_task(tmp_path, mode="emb-start", table=tmp_path / "three.safetensors")
+
+
+class VectorSplit:
+    """Ten labelled vectors, those of a label all the same."""
+
+    def __init__(self) -> None:
+        self.labels = torch.arange(10) % 2
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def inputs(self, part: slice) -> Tensor:
+        return self.labels[part, None] * torch.tensor([1.0, -1.0, 0.5])
+
+
+class Vectors:
+    """Other data than images, as little as a task asks for."""
+
+    def __init__(self) -> None:
+        self.label_names = ["left", "right"]
+        self.shape: tuple[int, ...] = (3,)
+        self.train = self.test = VectorSplit()
+        self.validation = None
+
+    def inputs(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return self.train.inputs(slice(None))[indices], self.train.labels[indices]
+
+    def to(self, device: torch.device, *, channels_last: bool) -> Self:
+        return self
+
+    def examples(self, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "examples.txt").write_text("two of each")
+
+
+def test_the_task_trains_and_evaluates_on_data_that_are_no_images(tmp_path: Path) -> None:
+    settings = small_settings("epochs=20", "batch_size=4", "optimizer.lr=0.05")
+    task = ClassifyTask(settings, Vectors(), CPU, RunFolder(tmp_path))
+    train(task, settings, task.folder, lambda *_: None, lambda line: None)
+    assert task.folder.metrics[-1]["test_error"] == 0
+    assert task.folder.evaluation["label_names"] == ["left", "right"]
+    assert (task.folder.examples / "examples.txt").is_file()
 
 
 def test_a_batch_counts_its_errors_by_the_largest_logit(tmp_path: Path) -> None:

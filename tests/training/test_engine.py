@@ -550,6 +550,11 @@ def test_soft_labels_join_in_after_their_update(
     assert weights == [0.0] * expected + [0.7] * (NUM_STEPS - expected)
 
 
+def test_when_soft_labels_join_in_is_told_under_quiet_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli._run(command(tmp_path, "loss.soft_after=5")) == 0
+    assert one_line(capsys) == "emb: soft labels from epoch 2 of 3"
+
+
 @pytest.mark.parametrize("mode", ["baseline", "smoothing", "tfkd", "online-smoothing"])
 def test_modes_without_a_learned_table_do_not_wait_for_it(mode: str) -> None:
     assert planned_soft_after(small_settings("loss.soft_after=100", mode=mode), 4) == 0
