@@ -17,7 +17,8 @@ from tests.small_runs import SMALL
 from labelemb import LabelEmbeddingLoss
 from labelemb.commands import app as cli
 from labelemb.experiments import comparison as compare
-from labelemb.experiments.comparison import Job, Standing, execute, standing
+from labelemb.experiments.comparison import Standing, standing
+from labelemb.experiments.job import Job, execute
 from labelemb.settings.recipe import recipe_names
 
 ROOT = Path(__file__).parent.parent

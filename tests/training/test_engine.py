@@ -22,7 +22,7 @@ import labelemb
 from labelemb.classify.images import load_images
 from labelemb.classify.task import ClassifyTask
 from labelemb.commands import app as cli
-from labelemb.experiments.comparison import execute
+from labelemb.experiments.job import execute
 from labelemb.run_folder import RunFolder
 from labelemb.settings.config import MODES, TABLE_MODES, InputError, ScheduleSettings
 from labelemb.training import engine

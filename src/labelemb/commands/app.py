@@ -85,7 +85,7 @@ def train(
         _print_settings(settings)
         return
     from labelemb.commands.terminal import step_progress
-    from labelemb.experiments.comparison import execute, plan
+    from labelemb.experiments.job import execute, plan
 
     job = plan(settings, output, resume=resume, download=download)
     with step_progress(f"{settings.recipe} {settings.mode} seed {settings.seed}", quiet) as progress:
@@ -133,7 +133,8 @@ def compare(
 
 def _compare(every: list[Settings], num_workers: int | None, output: Path, download: bool, quiet: bool) -> None:
     from labelemb.commands.terminal import comparison_progress
-    from labelemb.experiments.comparison import execute_all, num_cores, plan
+    from labelemb.experiments.job import plan
+    from labelemb.experiments.workers import execute_all, num_cores
     from labelemb.report.comparison import summary_text
     from labelemb.report.page import write_report
 
@@ -295,7 +296,7 @@ def _run(arguments: list[str]) -> int:
 
 def _fail_of(error: Exception, arguments: list[str]) -> int:
     """The exit code of what is neither success nor input: a usage error, a request to stop, a run that failed."""
-    from labelemb.experiments.comparison import RunFailed
+    from labelemb.experiments.workers import RunFailed
     from labelemb.training.stopping import Stopped
 
     format_message = getattr(error, "format_message", None)
