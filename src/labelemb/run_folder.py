@@ -24,6 +24,7 @@ from typing import Any
 
 import yaml
 
+from labelemb.errors import InputError
 from labelemb.files import named, read_json, remove_temporary_files, write_atomically, write_json
 
 TABLE_FILE = "label_embedding.safetensors"
@@ -31,7 +32,7 @@ TIMING_CONDITIONS = ("device", "threads", "jobs")  # of environment.json: runs t
 
 
 class RunFolder:
-    """One run on disk. Reading raises ValueError with the file's name where a file is damaged."""
+    """One run on disk. Reading raises InputError with the file's name where a file is damaged."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -67,10 +68,10 @@ class RunFolder:
         """The resolved settings, as plain values with the same keys as a recipe."""
         try:
             config = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{self.path / 'config.yaml'} is damaged: {_first_line(error)}") from error
+        except (yaml.YAMLError, ValueError) as error:
+            raise InputError(f"{self.path / 'config.yaml'} is damaged: {_first_line(error)}") from error
         if not isinstance(config, dict):
-            raise ValueError(f"{self.path / 'config.yaml'} is damaged: a mapping of settings was expected")
+            raise InputError(f"{self.path / 'config.yaml'} is damaged: a mapping of settings was expected")
         return config
 
     @property
@@ -86,7 +87,7 @@ class RunFolder:
         """Keep other processes from this run meanwhile; makes the folder, and clears it of files half written.
 
         Raises:
-            ValueError: another process holds it.
+            InputError: another process holds it.
         """
         import fcntl  # not on Windows, where reading run folders works all the same
 
@@ -98,7 +99,7 @@ class RunFolder:
                 for folder in (self.path, self.checkpoints, self.examples):
                     remove_temporary_files(folder)  # without the lock they might be another process's, still at work
             except BlockingIOError:
-                raise ValueError(f"{self.path}: another process is at work on this run") from None
+                raise InputError(f"{self.path}: another process is at work on this run") from None
             except OSError as error:
                 if error.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS):
                     raise  # else a file system without locks
@@ -115,12 +116,12 @@ class RunFolder:
         for number, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            except ValueError as error:
                 if number == len(lines):
                     break
-                raise ValueError(f"{path} is damaged at line {number}: {_first_line(error)}") from error
+                raise InputError(f"{path} is damaged at line {number}: {_first_line(error)}") from error
             if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
-                raise ValueError(f"{path} is damaged at line {number}: a row with its epoch was expected")
+                raise InputError(f"{path} is damaged at line {number}: a row with its epoch was expected")
             rows.append(row)
         return rows
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from labelemb import LabelTable, __version__
 from labelemb.commands import app as cli
+from labelemb.commands import training
 from labelemb.run_folder import RunFolder
 from labelemb.settings.config import plain
 from labelemb.settings.recipe import load_recipe, recipe_names
@@ -73,7 +74,7 @@ def test_an_interrupt_is_one_line_and_code_130(capsys: Output, monkeypatch: pyte
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "recipe_names", interrupted)
+    monkeypatch.setattr(training, "recipe_names", interrupted)
     assert refused(capsys, "recipes", code=130) == "interrupted"
 
 
@@ -232,7 +233,7 @@ def test_an_error_of_many_lines_is_cut_to_one(capsys: Output, monkeypatch: pytes
     def fail(*_: Any) -> None:
         raise RuntimeError("Error(s) in loading state_dict:\n\tsize mismatch\n\tsize mismatch")
 
-    monkeypatch.setattr(cli, "recipe_names", fail)
+    monkeypatch.setattr(training, "recipe_names", fail)
     assert refused(capsys, "recipes", code=1) == "RuntimeError: Error(s) in loading state_dict:"
 
 
@@ -240,7 +241,7 @@ def test_a_missing_package_is_named_with_its_extra(capsys: Output, monkeypatch: 
     def fail(*_: Any) -> None:
         raise ModuleNotFoundError("No module named 'tokenizers'", name="tokenizers")
 
-    monkeypatch.setattr(cli, "recipe_names", fail)
+    monkeypatch.setattr(training, "recipe_names", fail)
     assert refused(capsys, "recipes") == (
         "this command needs tokenizers: "
         "pip install 'labelemb[text]', or in a checkout of labelemb: pip install '.[text]'"

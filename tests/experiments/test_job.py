@@ -12,12 +12,13 @@ from tests.small_runs import SMALL, bits, small_job, small_run, small_settings
 
 from labelemb import LabelTable
 from labelemb.classify.images import load_images
+from labelemb.errors import InputError
 from labelemb.experiments import job as runs
 from labelemb.experiments.comparison import Standing, plan_all
 from labelemb.experiments.job import Job, execute, plan
 from labelemb.experiments.workers import execute_all
 from labelemb.run_folder import RunFolder
-from labelemb.settings.config import InputError, plain
+from labelemb.settings.config import plain
 from labelemb.training.stopping import Stopped
 
 

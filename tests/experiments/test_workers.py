@@ -14,12 +14,12 @@ import torch
 from tests.small_runs import SMALL, small_job, what_was_learned
 
 from labelemb.commands import app as cli
+from labelemb.errors import InputError, RunFailed
 from labelemb.experiments import workers
 from labelemb.experiments.comparison import Standing
 from labelemb.experiments.job import Job, execute
-from labelemb.experiments.workers import RunFailed, execute_all
+from labelemb.experiments.workers import execute_all
 from labelemb.run_folder import RunFolder
-from labelemb.settings.config import InputError
 from labelemb.training.engine import Loop
 from labelemb.training.stopping import Stopped
 

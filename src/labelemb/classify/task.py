@@ -12,6 +12,7 @@ from labelemb.classify.images import ImageData, Split
 from labelemb.classify.metrics import ClassificationMetrics
 from labelemb.classify.networks import NETWORKS, Classifier
 from labelemb.classify.user_network import load_network
+from labelemb.errors import input_errors
 from labelemb.files import named
 from labelemb.losses.label_embedding import LabelEmbeddingLoss
 from labelemb.losses.modes import Criterion, OnlineLabelSmoothing, make_criterion
@@ -179,10 +180,11 @@ def _make_module(settings: ClassifySettings, data: ImageData) -> ClassifyModule:
     torch.manual_seed(derived_seed(settings.seed, "network"))
     network = _make_network(settings, data)
     torch.manual_seed(derived_seed(settings.seed, "criterion"))
-    table = None if settings.loss.table is None else LabelTable.load(settings.loss.table, data.label_names)
-    criterion = make_criterion(
-        settings.mode, network.num_features, data.num_classes, table=table, **settings.loss.criterion_options
-    )
+    with input_errors():
+        table = None if settings.loss.table is None else LabelTable.load(settings.loss.table, data.label_names)
+        criterion = make_criterion(
+            settings.mode, network.num_features, data.num_classes, table=table, **settings.loss.criterion_options
+        )
     torch.manual_seed(derived_seed(settings.seed, "training"))
     return ClassifyModule(network, criterion)
 

@@ -9,16 +9,13 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.resource_tracker import ensure_running
 from threading import Thread
+from traceback import format_exception
 
+from labelemb.errors import InputError, RunFailed, described
 from labelemb.experiments.comparison import Standing, standing
 from labelemb.experiments.job import Job, execute, show_as_asked
 from labelemb.files import describe_lack_of_space, is_out_of_space
-from labelemb.settings.config import InputError
 from labelemb.training.stopping import Stopped, StopSignals
-
-
-class RunFailed(Exception):  # noqa: N818
-    """A run that could not be done, for no fault of its input."""
 
 
 def execute_all(jobs: list[Job], num_workers: int, progress: Callable[[Standing], None]) -> None:
@@ -152,11 +149,15 @@ def _next(jobs: Connection) -> Job | None:
 
 
 def _failure(job: Job, error: Exception) -> InputError | RunFailed:
-    if isinstance(error, ValueError | FileNotFoundError):  # input, as in the command line
-        return InputError(str(error))
-    if is_out_of_space(error):
-        return RunFailed(f"{job.folder.path}: {describe_lack_of_space(error)}, then give the same command again")
-    return RunFailed(f"{job.folder.path}: {type(error).__name__}: {error}")
+    """What the parent raises: with a text of the traceback, as the traceback itself ends with this process."""
+    if isinstance(error, InputError):
+        failure: InputError | RunFailed = InputError(str(error))
+    elif is_out_of_space(error):
+        failure = RunFailed(f"{job.folder.path}: {describe_lack_of_space(error)}, then give the same command again")
+    else:
+        failure = RunFailed(f"{job.folder.path}: {described(error)}")
+    failure.add_note("In its process:\n" + "".join(format_exception(error)))
+    return failure
 
 
 def _end_with_parent() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from labelemb.errors import InputError
 from labelemb.files import write_atomically, write_json
 from labelemb.report.comparison import comparison, html, markdown
 from labelemb.report.curves import draw_calibration, draw_curves
@@ -35,11 +36,11 @@ def write_report(folders: Sequence[Path], *, output: Path | None = None, labels:
         The path of report.html.
 
     Raises:
-        ValueError: no finished runs, damaged runs, runs that cannot be compared, or an unknown label.
+        InputError: no finished runs, damaged runs, runs that cannot be compared, or an unknown label.
     """
     results = read_results(folders)
     if not results.modes:
-        raise ValueError(f"no finished run in {', '.join(map(str, folders))}: {len(results.unfinished)} unfinished")
+        raise InputError(f"no finished run in {', '.join(map(str, folders))}: {len(results.unfinished)} unfinished")
     output = folders[0] if output is None else output
     learned = list(_learned(results, output, labels))  # first: an unknown label is refused before anything is written
     table = comparison(results)
@@ -152,8 +153,8 @@ def _image_item(path: Path, names: Sequence[str]) -> str:
 def _sentences(path: Path) -> str:
     try:
         examples = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:MAX_SENTENCES]]
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}") from error
     parts = ("source", "reference", "output")
     return "".join(
         "<table><tbody>"

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from labelemb.errors import InputError, input_errors
 from labelemb.report import stats
 from labelemb.run_folder import RunFolder, find_runs, missing_rows
 
@@ -47,23 +48,22 @@ class Run:
         self.config = folder.config
         for key in ("recipe", "mode", "seed"):
             if key not in self.config:
-                raise ValueError(f"{folder.path / 'config.yaml'} is damaged: it has no `{key}`")
-        self.recipe, self.mode, self.seed = (
-            str(self.config["recipe"]),
-            str(self.config["mode"]),
-            int(self.config["seed"]),
-        )
+                raise InputError(f"{folder.path / 'config.yaml'} is damaged: it has no `{key}`")
+        self.recipe, self.mode = str(self.config["recipe"]), str(self.config["mode"])
+        with input_errors(f"{folder.path / 'config.yaml'} is damaged: seed: "):
+            self.seed = int(self.config["seed"])
         self.rows = folder.metrics
         self.evaluation = folder.evaluation
         self.environment = folder.environment
         name = str(self.config.get("metric", "test_error"))
         if name not in METRICS:
-            raise ValueError(f"{folder.path / 'config.yaml'}: metric is one of {', '.join(METRICS)}, not {name}")
+            raise InputError(f"{folder.path / 'config.yaml'}: metric is one of {', '.join(METRICS)}, not {name}")
         self.metric = METRICS[name]
 
     def curve(self, column: str) -> dict[int, float]:
         """epoch -> value of `column`; epochs without a finite value are left out."""
-        return {int(row["epoch"]): float(row[column]) for row in self.rows if row.get(column) is not None}
+        with input_errors(f"{self.folder.path / 'metrics.jsonl'} is damaged: {column}: "):
+            return {int(row["epoch"]): float(row[column]) for row in self.rows if row.get(column) is not None}
 
     @property
     def has_ended(self) -> bool:
@@ -99,7 +99,8 @@ class Run:
     def last(self, column: str) -> float | None:
         """The value of `column` in the last row."""
         value = self.rows[-1].get(column) if self.rows else None
-        return None if value is None else float(value)
+        with input_errors(f"{self.folder.path / 'metrics.jsonl'} is damaged: {column}: "):
+            return None if value is None else float(value)
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def read_results(folders: Sequence[Path]) -> Results:
     """All runs at or below `folders`, merged by mode and seed. A folder met twice counts once.
 
     Raises:
-        ValueError: no runs, a damaged file, two recipes, two runs of one mode and seed, or two runs of one mode that
+        InputError: no runs, a damaged file, two recipes, two runs of one mode and seed, or two runs of one mode that
             were trained with different settings.
     """
     runs: dict[tuple[str, int], Run] = {}
@@ -154,11 +155,11 @@ def read_results(folders: Sequence[Path]) -> Results:
         _check_settings(first_of_mode.setdefault(run.mode, run), run)
         other = runs.setdefault((run.mode, run.seed), run)
         if other is not run:
-            raise ValueError(
+            raise InputError(
                 f"{other.folder.path} and {run.folder.path} are both {run.mode} with seed {run.seed}: give one"
             )
     if not runs:
-        raise ValueError(f"no runs (folders with a config.yaml) in {', '.join(map(str, folders))}")
+        raise InputError(f"no runs (folders with a config.yaml) in {', '.join(map(str, folders))}")
     ordered = [runs[key] for key in sorted(runs, key=lambda key: (_mode_rank(key[0]), key))]
     modes: dict[str, list[Run]] = {}
     for run in ordered:
@@ -207,7 +208,7 @@ def _distinct_runs(folders: Sequence[Path]) -> Iterator[Run]:
     for folder in folders:
         found = list(find_runs(folder))
         if not found:
-            raise ValueError(f"no runs (folders with a config.yaml) in {folder}")
+            raise InputError(f"no runs (folders with a config.yaml) in {folder}")
         for run in found:
             if run.path.resolve() not in seen:
                 seen.add(run.path.resolve())
@@ -217,14 +218,14 @@ def _distinct_runs(folders: Sequence[Path]) -> Iterator[Run]:
 def _check_recipe(first: Run, run: Run) -> None:
     for what, one, other in (("recipe", first.recipe, run.recipe), ("metric", first.metric.name, run.metric.name)):
         if one != other:
-            raise ValueError(f"{first.folder.path} has {what} {one}, {run.folder.path} has {other}: report them apart")
+            raise InputError(f"{first.folder.path} has {what} {one}, {run.folder.path} has {other}: report them apart")
 
 
 def _check_settings(first: Run, run: Run) -> None:
     one, other = flatten(first.config), flatten(run.config)
     for key in [*one, *other]:
         if key.split(".")[0] not in OF_REPORTING and key not in OF_THE_RUN and one.get(key) != other.get(key):
-            raise ValueError(
+            raise InputError(
                 f"runs of mode {run.mode} were trained with different settings: {key} is {one.get(key)} in "
                 f"{first.folder.path} and {other.get(key)} in {run.folder.path}"
             )

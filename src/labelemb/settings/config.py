@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from labelemb.errors import InputError as InputError
+
 Mode = Literal["baseline", "smoothing", "online-smoothing", "tfkd", "emb", "emb-start", "emb-frozen"]
 MODES: tuple[str, ...] = get_args(Mode)
 LABEL_EMBEDDING_MODES = ("emb", "emb-start", "emb-frozen")
@@ -24,10 +26,6 @@ Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(coerce_numbers_to_str=True)]  # of a label: YAML reads 7 as a number
 FolderName = Annotated[str, Field(pattern=r"^[^/\\.][^/\\]*$")]  # one level below --output, never beside it
 DeviceName = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")]
-
-
-class InputError(ValueError):
-    """What the user gave cannot be used. One clear line; the command line prints it and exits with 2."""
 
 
 class _Settings(BaseModel):

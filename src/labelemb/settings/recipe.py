@@ -94,7 +94,7 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
     source = path if is_file else files("labelemb.settings").joinpath("recipes", f"{recipe}.yaml")
     try:
         values = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or no day, such as 2026-02-30
         raise InputError(f"{recipe} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise InputError(f"{recipe}: expected settings as `key: value`, got {type(values).__name__}")
@@ -111,7 +111,7 @@ def _pairs(overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:
             raise InputError(f"expected key=value, got {text!r}, e.g. optimizer.lr=0.01")
         try:
             yield key, yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
             raise InputError(f"{key}: {value!r} is not a YAML value") from None
 
 

@@ -47,8 +47,8 @@ def predict_text(folder: RunFolder, settings: TextSettings, options: PredictOpti
     """Write the outputs; the scores where there are references, else how many lines were written.
 
     Raises:
-        InputError: options out of range, checkpoint or vocabulary that are missing or do not fit.
-        ValueError: a file that is missing, not UTF-8, or of another number of lines than the source.
+        InputError: options out of range, checkpoint or vocabulary that are missing or do not fit, a file that is
+            missing, not UTF-8, or of another number of lines than the source.
     """
     _check(options)
     source, references = _texts(folder, options)

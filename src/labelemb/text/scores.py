@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from labelemb.errors import InputError
+
 ROUGE_NAMES = ("rouge1", "rouge2", "rougeL")
 
 
@@ -31,7 +33,7 @@ def bleu(
 
     _check(hypotheses, references)
     if tokenize not in BLEU.TOKENIZERS:
-        raise ValueError(f"BLEU tokenizer {tokenize!r}: expected one of {', '.join(sorted(BLEU.TOKENIZERS))}")
+        raise InputError(f"BLEU tokenizer {tokenize!r}: expected one of {', '.join(sorted(BLEU.TOKENIZERS))}")
     metric = BLEU(lowercase=lowercase, tokenize=tokenize, force=True)
     value = metric.corpus_score(list(hypotheses), [list(references)]).score
     return Score(float(value), str(metric.get_signature()))
@@ -77,4 +79,4 @@ def _check(hypotheses: Sequence[str], references: Sequence[str]) -> None:
     if len(hypotheses) != len(references):
         raise ValueError(f"{len(hypotheses)} outputs for {len(references)} references: each line needs its own")
     if not references:
-        raise ValueError("nothing to score: there are no lines")
+        raise InputError("nothing to score: there are no lines")

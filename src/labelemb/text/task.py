@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from labelemb.errors import input_errors
 from labelemb.files import write_atomically
 from labelemb.losses.label_embedding import LabelEmbeddingLoss
 from labelemb.losses.large.fused import FusedLabelEmbeddingLoss, LabelPlan, plan_labels
@@ -168,7 +169,7 @@ def _load_corpus(settings: TextSettings) -> Corpus:
         )
     try:
         return Corpus.load(data.path)
-    except ValueError as error:
+    except InputError as error:
         raise InputError(f"--data {error}") from None
 
 
@@ -179,13 +180,12 @@ def _make_module(settings: TextSettings, corpus: Corpus) -> TextModule:
     network = make_network(settings.model, *sizes, shared=corpus.metadata["share"])
     torch.manual_seed(derived_seed(settings.seed, "criterion"))
     names = list(corpus.target_vocabulary.tokens)
-    table = None if settings.loss.table is None else LabelTable.load(settings.loss.table, names)
+    with input_errors():
+        table = None if settings.loss.table is None else LabelTable.load(settings.loss.table, names)
     options = settings.loss.criterion_options
     if table is not None:
         options["rank"] = None  # the table's own
-    try:
+    with input_errors("loss: "):
         criterion = make_criterion(settings.mode, network.num_features, sizes[1], table=table, **options)
-    except ValueError as error:
-        raise InputError(f"loss: {error}") from None
     torch.manual_seed(derived_seed(settings.seed, "training"))
     return TextModule(network, criterion)
