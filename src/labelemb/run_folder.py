@@ -17,7 +17,7 @@ import os
 import re
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -89,23 +89,24 @@ class RunFolder:
         Raises:
             InputError: another process holds it.
         """
-        import fcntl  # not on Windows, where reading run folders works all the same
+        from filelock import FileLock, Timeout  # of the [train] extra: reading run folders needs none of it
 
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.checkpoints / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
+        lock = FileLock(self.checkpoints / ".lock", timeout=0, mode=0o644)  # it ends with the process, too
+        with ExitStack() as holding:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                for folder in (self.path, self.checkpoints, self.examples):
-                    remove_temporary_files(folder)  # without the lock they might be another process's, still at work
-            except BlockingIOError:
+                holding.enter_context(lock)
+            except Timeout:
                 raise InputError(f"{self.path}: another process is at work on this run") from None
+            except NotImplementedError:
+                pass  # older versions of filelock, on a file system without locks
             except OSError as error:
                 if error.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS):
                     raise  # else a file system without locks
+            else:  # without the lock these might be another process's, still at work
+                for folder in (self.path, self.checkpoints, self.examples):
+                    remove_temporary_files(folder)
             yield
-        finally:
-            os.close(handle)  # which ends the lock, as does the end of the process
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

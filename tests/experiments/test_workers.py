@@ -1,6 +1,7 @@
 """Several processes change nothing; they end, fail and are stopped as one would."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -84,12 +85,13 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Parent], None]]:
     torch.set_num_threads(threads)
 
 
-def test_an_error_of_the_library_is_input_in_a_worker_too(
+def test_input_errors_alone_are_input_in_a_worker_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: Callable[[Parent], None]
 ) -> None:
     for raised, expected in {
-        ValueError("no such thing"): InputError,
-        FileNotFoundError("no file"): InputError,
+        InputError("no such thing"): InputError,
+        ValueError("a mistake of ours"): RunFailed,
+        FileNotFoundError("no file"): RunFailed,
         FloatingPointError("nan"): RunFailed,
         OSError(13, "Permission denied"): RunFailed,
     }.items():
@@ -103,6 +105,20 @@ def test_an_error_of_the_library_is_input_in_a_worker_too(
         (failure,) = parent.said
         assert type(failure) is expected
         assert str(raised) in str(failure)
+        assert "in fail" in pickle.loads(pickle.dumps(failure)).__notes__[0]  # the traceback, as the parent hears it
+        if expected is RunFailed:
+            assert type(raised).__name__ in str(failure)
+            assert "(labelemb/experiments/workers.py:" in str(failure)
+
+
+def test_the_traceback_of_a_worker_is_shown_where_it_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["compare", "digits", *SMALL, "--runs", "1", "--modes", "baseline", "--jobs", "1", "--quiet"]
+    assert cli._run([*arguments, "optimizer.lr=1e30", "--output", str(tmp_path), "--traceback"]) == 1
+    *before, line = capsys.readouterr().err.splitlines()
+    assert any("in training_row" in text for text in before)
+    assert "FloatingPointError: the training loss became" in line
 
 
 def test_a_full_disk_is_told_with_the_file_and_the_way_on(
@@ -234,7 +250,8 @@ def test_a_failed_run_leaves_its_siblings_no_other(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=120)
     folders = [RunFolder.at(tmp_path, "digits", "baseline", seed) for seed in (0, 1, 2)]
     assert not folders[2].path.exists()
-    assert errors.splitlines() == [f"labelemb: {folders[0].path}: RuntimeError: no luck"]
+    (line,) = errors.splitlines()
+    assert line.startswith(f"labelemb: {folders[0].path}: RuntimeError: no luck (labelemb/training/engine.py:")
     assert process.returncode == 1
 
 

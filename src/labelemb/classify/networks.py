@@ -120,7 +120,7 @@ class ResNet(Classifier):
         pool: side of the average pooling at the end; None averages over the whole map.
 
     Raises:
-        ValueError: the images are too small for the last pooling.
+        InputError: the images are too small for the last pooling.
     """
 
     def __init__(

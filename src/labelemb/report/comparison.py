@@ -25,7 +25,7 @@ def summary_text(folders: Sequence[Path]) -> str:
     """The short table of the runs at or below `folders`, for the terminal, and which runs are not in it.
 
     Raises:
-        ValueError: as `read_results`.
+        InputError: as `read_results`.
     """
     results = read_results(folders)
     return "\n".join([plain(comparison(results)), *_left_out(results), *_timing_notes(results)])

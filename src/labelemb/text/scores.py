@@ -27,7 +27,8 @@ def bleu(
         tokenize: sacreBLEU's tokenizer; `none` scores the tokens as they stand, `zh` is for Chinese.
 
     Raises:
-        ValueError: no lines, different numbers of lines, or an unknown tokenizer.
+        InputError: no lines, or an unknown tokenizer.
+        ValueError: different numbers of lines.
     """
     from sacrebleu.metrics.bleu import BLEU
 
@@ -52,7 +53,8 @@ def rouge(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, flo
         `rouge1`, `rouge2`, `rougeL`, 0 to 100.
 
     Raises:
-        ValueError: no lines, or different numbers of lines.
+        InputError: no lines.
+        ValueError: different numbers of lines.
     """
     from rouge_score.rouge_scorer import RougeScorer
 

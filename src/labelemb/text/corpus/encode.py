@@ -20,7 +20,7 @@ BLOCK_PAIRS = 8192  # pairs in memory as Python objects at a time
 
 
 class Limits(NamedTuple):
-    """How long training pairs may be; see labelemb.text.corpus.preprocess.PreprocessOptions."""
+    """How long training pairs may be; see labelemb.settings.preprocess.PreprocessOptions."""
 
     src_length: int
     tgt_length: int

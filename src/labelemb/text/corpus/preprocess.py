@@ -12,7 +12,7 @@ from pathlib import Path
 
 from labelemb.errors import InputError
 from labelemb.files import named
-from labelemb.settings.preprocess import PreprocessOptions as PreprocessOptions
+from labelemb.settings.preprocess import PreprocessOptions
 from labelemb.text.corpus import lcsts
 from labelemb.text.corpus.corpus import FORMAT, SIDES, VERSION, read_metadata
 from labelemb.text.corpus.encode import Limits, SplitReport, encode_split
