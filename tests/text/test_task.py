@@ -223,7 +223,8 @@ def test_perplexity_is_that_of_the_hard_term_whatever_the_mode(make_task: MakeTa
 
 
 def test_corpus_without_a_test_text_is_scored_on_the_development_text(make_task: MakeTask, tmp_path: Path) -> None:
-    from labelemb.text.corpus.preprocess import PreprocessOptions, preprocess
+    from labelemb.settings.preprocess import PreprocessOptions
+    from labelemb.text.corpus.preprocess import preprocess
 
     write_corpus(tmp_path)
     files: dict[str, Any] = {
