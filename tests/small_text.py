@@ -9,8 +9,9 @@ import torch
 
 from labelemb.run_folder import RunFolder
 from labelemb.settings.config import TextModelSettings, TextSettings, plain
+from labelemb.settings.preprocess import PreprocessOptions
 from labelemb.settings.recipe import load_recipe
-from labelemb.text.corpus.preprocess import PreprocessOptions, preprocess
+from labelemb.text.corpus.preprocess import preprocess
 from labelemb.text.task import TextTask
 from labelemb.text.translate import Network, make_network
 from labelemb.training.engine import train

@@ -11,6 +11,8 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
+from labelemb.errors import InputError
+
 _TEMPORARY = re.compile(r"\..+\.\w+\.[a-z0-9_]{8}")  # what mkstemp makes of `.NAME.`, where NAME ends as files do
 
 
@@ -66,16 +68,16 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file, empty where there is no such file.
 
     Raises:
-        ValueError: names the file, which is something else.
+        InputError: names the file, which is something else.
     """
     if not path.is_file():
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged: {error}") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path} is damaged: an object was expected")
+        raise InputError(f"{path} is damaged: an object was expected")
     return value
 
 

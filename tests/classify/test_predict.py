@@ -8,8 +8,9 @@ import torch
 from labelemb.classify.image_inputs import load_image_inputs
 from labelemb.classify.predict import predict_images
 from labelemb.classify.task import ClassifyTask
+from labelemb.errors import InputError
 from labelemb.run_folder import RunFolder
-from labelemb.settings.config import ClassifySettings, InputError
+from labelemb.settings.config import ClassifySettings
 from labelemb.settings.recipe import load_recipe
 from labelemb.training.engine import train
 

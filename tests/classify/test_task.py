@@ -15,10 +15,11 @@ from labelemb.classify.data import ClassifySplit
 from labelemb.classify.image_inputs import ImageInputs, load_image_inputs
 from labelemb.classify.images import ImageData, ImageSplit, load_images
 from labelemb.classify.task import ClassifyTask
+from labelemb.errors import InputError
 from labelemb.losses.catalogue import MODES
 from labelemb.losses.label_embedding import LabelEmbeddingLoss
 from labelemb.run_folder import RunFolder
-from labelemb.settings.config import ClassifySettings, ImageDataSettings, InputError
+from labelemb.settings.config import ClassifySettings, ImageDataSettings
 from labelemb.settings.recipe import load_recipe
 from labelemb.training.engine import train
 

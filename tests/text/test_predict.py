@@ -7,7 +7,8 @@ import torch
 from tests.small_text import run, small_task, write_corpus
 
 import labelemb.text.predict
-from labelemb.settings.config import InputError, TextSettings
+from labelemb.errors import InputError
+from labelemb.settings.config import TextSettings
 from labelemb.text.corpus.vocab import UNK
 from labelemb.text.predict import PredictOptions, predict_text
 from labelemb.text.task import TextTask

@@ -7,10 +7,10 @@ import torch
 from tests.small_text import SMALL, MakeTask, run, write_corpus
 
 import labelemb.training.engine
-from labelemb.experiments.comparison import Job, execute
+from labelemb.errors import InputError
+from labelemb.experiments.job import Job, execute
 from labelemb.losses.table import LabelTable
 from labelemb.run_folder import RunFolder
-from labelemb.settings.config import InputError
 from labelemb.settings.recipe import load_recipe
 from labelemb.text.run_files import BestNetwork
 from labelemb.text.task import TextTask
@@ -227,7 +227,8 @@ def test_perplexity_is_that_of_the_hard_term_whatever_the_mode(make_task: MakeTa
 
 
 def test_corpus_without_a_test_text_is_scored_on_the_development_text(make_task: MakeTask, tmp_path: Path) -> None:
-    from labelemb.text.corpus.preprocess import PreprocessOptions, preprocess
+    from labelemb.settings.preprocess import PreprocessOptions
+    from labelemb.text.corpus.preprocess import preprocess
 
     write_corpus(tmp_path)
     files: dict[str, Any] = {

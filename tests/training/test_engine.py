@@ -22,10 +22,11 @@ import labelemb
 from labelemb.classify.image_inputs import load_image_inputs
 from labelemb.classify.task import ClassifyTask
 from labelemb.commands import app as cli
-from labelemb.experiments.comparison import execute
+from labelemb.errors import InputError
+from labelemb.experiments.job import execute
 from labelemb.losses.catalogue import MODES
 from labelemb.run_folder import RunFolder
-from labelemb.settings.config import InputError, ScheduleSettings
+from labelemb.settings.config import ScheduleSettings
 from labelemb.training import engine
 from labelemb.training.checkpoint import load_newest, save_checkpoint
 from labelemb.training.engine import Loop, checkpoint_pause

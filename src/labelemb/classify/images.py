@@ -19,8 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from labelemb.errors import InputError
 from labelemb.files import write_atomically
-from labelemb.settings.config import ImageDataSettings, InputError
+from labelemb.settings.config import ImageDataSettings
 
 _FORMAT, _VERSION = "labelemb.images", "1"
 

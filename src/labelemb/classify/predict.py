@@ -8,9 +8,10 @@ import torch
 
 from labelemb.classify.image_inputs import load_image_inputs
 from labelemb.classify.task import ClassifyTask
+from labelemb.errors import InputError
 from labelemb.files import write_atomically
 from labelemb.run_folder import RunFolder
-from labelemb.settings.config import ClassifySettings, InputError
+from labelemb.settings.config import ClassifySettings
 from labelemb.training.checkpoint import load_newest
 
 

@@ -12,8 +12,9 @@ from labelemb.classify.data import ClassifyData, ClassifySplit
 from labelemb.classify.metrics import ClassificationMetrics
 from labelemb.classify.networks import NETWORKS, Classifier
 from labelemb.classify.user_network import load_network
+from labelemb.errors import InputError
 from labelemb.run_folder import RunFolder
-from labelemb.settings.config import ClassifierSettings, ClassifySettings, InputError
+from labelemb.settings.config import ClassifierSettings, ClassifySettings
 from labelemb.training.criteria import make_module, save_table
 from labelemb.training.device import autocast
 from labelemb.training.seeds import derived_seed

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from labelemb.errors import InputError
 from labelemb.run_folder import RunFolder
-from labelemb.settings.config import ClassifySettings, InputError, Settings, TextSettings
+from labelemb.settings.config import ClassifySettings, Settings, TextSettings
 
 if TYPE_CHECKING:
     import torch

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
+from labelemb.errors import InputError
 from labelemb.files import whole_text_file
 from labelemb.run_folder import RunFolder
-from labelemb.settings.config import InputError, TextSettings
+from labelemb.settings.config import TextSettings
 from labelemb.text.corpus.corpus import Corpus, read_lines
 from labelemb.text.run_files import load_trained_network, load_vocabularies, score_lines
 from labelemb.text.translate import Translation, Translator
@@ -47,8 +48,8 @@ def predict_text(folder: RunFolder, settings: TextSettings, options: PredictOpti
     """Write the outputs; the scores where there are references, else how many lines were written.
 
     Raises:
-        InputError: options out of range, checkpoint or vocabulary that are missing or do not fit.
-        ValueError: a file that is missing, not UTF-8, or of another number of lines than the source.
+        InputError: options out of range, checkpoint or vocabulary that are missing or do not fit, a file that is
+            missing, not UTF-8, or of another number of lines than the source.
     """
     _check(options)
     source, references = _texts(folder, options)

@@ -14,9 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from labelemb.errors import InputError
 from labelemb.files import read_json, write_atomically, write_json
 from labelemb.run_folder import RunFolder
-from labelemb.settings.config import InputError, TextSettings
+from labelemb.settings.config import TextSettings
 from labelemb.text.corpus.corpus import SIDES, Corpus
 from labelemb.text.corpus.vocab import Vocabulary
 from labelemb.text.scores import ROUGE_SIGNATURE, bleu, rouge
@@ -39,7 +40,7 @@ class BestNetwork:
         """What best.json holds: epoch, step, score, file; None before the first evaluation.
 
         Raises:
-            ValueError: names the file, which is damaged.
+            InputError: names the file, which is damaged.
         """
         path = self._folder / "best.json"
         if not path.is_file():
@@ -48,7 +49,7 @@ class BestNetwork:
         kinds = {"epoch": int, "step": int, "score": int | float, "file": str}
         whole = all(isinstance(record.get(key), kind) for key, kind in kinds.items())
         if not whole or Path(record["file"]).name != record["file"]:
-            raise ValueError(f"{path} is damaged: expected epoch, step, score and the name of a file beside it")
+            raise InputError(f"{path} is damaged: expected epoch, step, score and the name of a file beside it")
         return record
 
     def offer(self, network: nn.Module, epoch: int, step: int, score: float) -> None:
@@ -68,8 +69,7 @@ class BestNetwork:
         """The network's state.
 
         Raises:
-            InputError: nothing was kept yet, or it is damaged.
-            ValueError: best.json is damaged.
+            InputError: nothing was kept yet, or it or best.json is damaged.
         """
         record = self.record
         if record is None:
@@ -110,8 +110,7 @@ def load_vocabularies(folder: RunFolder) -> tuple[Vocabulary, Vocabulary, bool]:
     """The source's and the target's vocabulary, and whether they share one embedding.
 
     Raises:
-        InputError: they are missing, or others than the run was trained with.
-        ValueError: a file of theirs is damaged.
+        InputError: they are missing, damaged, or others than the run was trained with.
     """
     path = folder.path / "corpus.json"
     if not path.is_file():
@@ -121,7 +120,7 @@ def load_vocabularies(folder: RunFolder) -> tuple[Vocabulary, Vocabulary, bool]:
         sums = {side: described["vocabularies"][side]["sha256"] for side in SIDES}
         share = bool(described["share"])
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: it does not say the sums of both vocabularies: {error}") from None
+        raise InputError(f"{path} is damaged: it does not say the sums of both vocabularies: {error}") from None
     vocabularies = []
     for side in SIDES:
         vocabulary = Vocabulary.load(folder.path / f"{side}.vocabulary.json")

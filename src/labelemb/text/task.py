@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from labelemb.errors import InputError
 from labelemb.files import write_atomically
 from labelemb.losses.fixed import baseline
 from labelemb.losses.large.fused import FusedLabelEmbeddingLoss
 from labelemb.losses.large.label_plan import LabelPlan, plan_labels
 from labelemb.run_folder import RunFolder
-from labelemb.settings.config import InputError, TextSettings
+from labelemb.settings.config import TextSettings
 from labelemb.text.corpus.corpus import Batch, Corpus, Integers, Split, batch_indices, make_batch, ordered_indices
 from labelemb.text.corpus.vocab import PAD
 from labelemb.text.run_files import BestNetwork, check_vocabularies, score_lines, write_vocabularies

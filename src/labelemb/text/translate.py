@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from labelemb.settings.config import DecodeSettings, InputError, TextModelSettings
+from labelemb.errors import InputError
+from labelemb.settings.config import DecodeSettings, TextModelSettings
 from labelemb.text.beam import Hypothesis, beam_search, greedy
 from labelemb.text.corpus.corpus import Integers, Side
 from labelemb.text.corpus.vocab import UNK, Vocabulary

@@ -6,10 +6,11 @@ from typing import Protocol, TypeVar
 
 import torch
 
+from labelemb.errors import InputError
 from labelemb.losses.modes import make_criterion
 from labelemb.losses.soft_label import SoftLabelLoss
 from labelemb.losses.table import LabelTable
-from labelemb.settings.config import InputError, RunSettings
+from labelemb.settings.config import RunSettings
 from labelemb.training.seeds import derived_seed
 
 

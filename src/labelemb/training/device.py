@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from labelemb.settings.config import InputError
+from labelemb.errors import InputError
 
 
 def choose_device(name: str) -> torch.device:

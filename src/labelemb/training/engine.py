@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from labelemb.errors import InputError
 from labelemb.losses.label_embedding import LabelEmbeddingLoss
 from labelemb.losses.soft_label import SoftLabelLoss
 from labelemb.run_folder import RunFolder, missing_rows
-from labelemb.settings.config import InputError, RunSettings
+from labelemb.settings.config import RunSettings
 from labelemb.training.checkpoint import save_checkpoint, whole_checkpoints
 from labelemb.training.device import autocast
 from labelemb.training.epoch_sums import EpochSums

@@ -5,8 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from labelemb.errors import InputError
 from labelemb.losses.catalogue import MODES
-from labelemb.settings.config import InputError, RunSettings, ScheduleSettings
+from labelemb.settings.config import RunSettings, ScheduleSettings
 
 
 def make_optimizers(module: nn.Module, settings: RunSettings) -> list[torch.optim.Optimizer]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from labelemb.settings.preprocess import PreprocessOptions
 from labelemb.text.corpus.corpus import (
     Corpus,
     Side,
@@ -16,7 +17,7 @@ from labelemb.text.corpus.corpus import (
     ordered_indices,
     read_lines,
 )
-from labelemb.text.corpus.preprocess import PreprocessOptions, preprocess
+from labelemb.text.corpus.preprocess import preprocess
 
 
 def side(lengths: list[int], first: int = 4) -> Side:
