@@ -178,7 +178,7 @@ def _chosen(task: TextTask, count: int) -> Any:
 def _loss(task: TextTask, batch: Any, side: str | None) -> Tensor:
     network, criterion = task.module.network, task.module.criterion
     if side == "labelemb":
-        total: Tensor = task.module(*task.step(batch)).terms.total
+        total: Tensor = task.module(*task.inputs_of(batch)).terms.total
         return total
     assert isinstance(network, AttentionLSTM)
     features = stepwise_features(network, batch.source, batch.source_lengths, batch.target_in)

@@ -17,6 +17,8 @@ REFERENCE = re.compile(r"((?:`[\w.]+`, )*`[\w.]+`) \(`([^`]+)`\)")  # `name`, `n
 PATH = re.compile(r"[a-z][\w.-]*(/[\w.-]+)+/?|\w+\.py")
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)?")
 LAST_SECTION_WITH_CODE = 9
+# The pages are ahead of the code by these files, which are being split off; a test asks for this line to go with them.
+COMING = {"errors.py", "commands/training.py", "experiments/job.py", "experiments/workers.py"}
 
 
 def text_of(page: Path) -> str:
@@ -44,9 +46,11 @@ def references(kind: str) -> list[tuple[str, str]]:
 
 
 def assert_has(file: Path, name: str) -> None:
-    """The module of a file has this attribute, or an attribute of an attribute."""
+    """The module of a file defines this name, or something that it defines has it as an attribute."""
     assert file in FILES.values(), f"there is no module {file}"
     module = import_module(next(module for module, path in FILES.items() if path == file))
+    first = getattr(module, name.partition(".")[0], None)
+    assert getattr(first, "__module__", module.__name__) == module.__name__, f"{file} only imports {name}"
     try:
         attrgetter(name)(module)
     except AttributeError:
@@ -75,7 +79,8 @@ def steps() -> Iterator[tuple[str, str]]:
 def test_every_path_on_a_page_is_there(page: Path) -> None:
     paths = [span for span in spans(text_of(page)) if PATH.fullmatch(span)]
     assert len(paths) > 10
-    missing = [path for path in paths if not (ROOT / path).exists() and not (SOURCE / path).exists()]
+    missing = [path for path in paths if not any((folder / path).exists() for folder in (ROOT, SOURCE))]
+    missing = [path for path in missing if path not in COMING]
     assert not missing, f"{page.name} names what is not there: {', '.join(missing)}"
 
 
@@ -116,14 +121,14 @@ def test_every_formula_that_is_built_is_followed_by_its_test() -> None:
         if number > LAST_SECTION_WITH_CODE:
             continue
         assert "\nTest: " in section, f"section {number} names no test"
-        *formulas, rest = re.split(r"^(?:Code|Test): .*$", section, flags=re.MULTILINE)
+        *formulas, rest = re.split(r"^Test: .*$", section, flags=re.MULTILINE)
         assert "\n    " not in rest, f"section {number} ends with a formula that has no test"
         for between in formulas:
             blocks = re.findall(r"(?:^    .*\n(?:\n(?=    ))*)+", between, flags=re.MULTILINE)
             assert len(blocks) <= 1, f"section {number}: only the last of {blocks} has a test"
 
 
-@pytest.mark.parametrize(("file", "name"), list(steps()))
+@pytest.mark.parametrize(("file", "name"), [step for step in steps() if step[0] not in COMING])
 def test_what_a_command_passes_on_its_way_is_there(file: str, name: str) -> None:
     assert_has(SOURCE / file, name)
 
@@ -133,7 +138,12 @@ def test_the_tree_of_folders_names_what_is_there() -> None:
     there = {path.name for path in SOURCE.rglob("*")}
     assert set(MAY_IMPORT) <= set(re.findall(r"^  (\w+)/", tree, flags=re.MULTILINE))
     named = re.findall(r"\b\w+\.py\b", tree) + re.findall(r"^ +(\w+)/", tree, flags=re.MULTILINE)
-    assert not set(named) - there
+    assert not set(named) - there - COMING
+
+
+def test_what_is_coming_has_not_come() -> None:
+    come = [path for path in sorted(COMING) if (SOURCE / path).exists()]
+    assert not come, f"{', '.join(come)}: no longer to come, take out of COMING in {Path(__file__).name}"
 
 
 def test_the_arrows_are_those_that_the_imports_keep_to() -> None:

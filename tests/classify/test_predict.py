@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from labelemb.classify.images import load_images
+from labelemb.classify.image_inputs import load_image_inputs
 from labelemb.classify.predict import predict_images
 from labelemb.classify.task import ClassifyTask
 from labelemb.run_folder import RunFolder
@@ -20,8 +20,8 @@ def trained(folder: RunFolder, *overrides: str) -> ClassifySettings:
     settings = load_recipe("digits", ["epochs=2", "model.hidden=[16]", *overrides])
     assert isinstance(settings, ClassifySettings)
     folder.path.mkdir(parents=True)
-    task: Any = ClassifyTask(settings, load_images(settings.data), CPU, folder)
-    train(task, settings, folder, lambda *_: None)
+    task = ClassifyTask(settings, load_image_inputs(settings), CPU, folder)
+    train(task, settings, folder, lambda *_: None, lambda line: None)
     return settings
 
 

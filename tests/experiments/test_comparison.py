@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from safetensors.torch import load_file
 from tests.small_runs import SMALL, bits, small_job, small_run, small_settings, what_was_learned
 
 from labelemb import LabelTable
-from labelemb.classify.images import load_images
+from labelemb.classify.image_inputs import load_image_inputs
 from labelemb.commands import app as cli
 from labelemb.experiments import comparison as compare
 from labelemb.experiments.comparison import Job, RunFailed, Standing, execute, execute_all, plan, standing
+from labelemb.experiments.tasks import TASKS
 from labelemb.run_folder import RunFolder
 from labelemb.settings.config import InputError, plain
 from labelemb.settings.recipe import load_comparison
@@ -133,16 +135,16 @@ def test_a_run_that_another_process_works_on_is_left_to_it(tmp_path: Path) -> No
 def test_a_run_that_another_process_ends_meanwhile_is_left_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_task = compare._make_task
+    kind = TASKS["classify"]
     other = small_job(tmp_path)
 
-    def slowly(job: Job, device: Any) -> Any:
+    def slowly(*arguments: Any) -> Any:
         with monkeypatch.context() as undone:
-            undone.setattr(compare, "_make_task", make_task)
+            undone.setitem(TASKS, "classify", kind)
             execute(other)
-        return make_task(job, device)
+        return kind.make(*arguments)
 
-    monkeypatch.setattr(compare, "_make_task", slowly)
+    monkeypatch.setitem(TASKS, "classify", replace(kind, make=slowly))
     execute(small_job(tmp_path))
     assert "resumed" not in other.folder.environment
     other = small_job(tmp_path / "elsewhere")
@@ -185,12 +187,12 @@ def test_the_learned_rows_are_the_soft_labels_of_the_first_step(tmp_path: Path) 
     still = ("optimizer.lr=1e-30", "optimizer.criterion_lr=1e-30", "epochs=1")
     rows = small_run(tmp_path, *still, mode="emb-frozen", table=path).metrics[0]
     settings = small_settings(*still)
-    data = load_images(settings.data)
+    data = load_image_inputs(settings)
     from labelemb.classify.task import ClassifyTask
 
     task = ClassifyTask(settings, data, torch.device("cpu"), RunFolder(tmp_path / "none"))
-    log_probs = task.module.network(task.inputs.plain(task.train.images))[0].log_softmax(dim=1)
-    soft = LabelTable.load(path).soft_labels(task.train.labels)
+    log_probs = task.module.network(data.train.inputs(slice(None)))[0].log_softmax(dim=1)
+    soft = LabelTable.load(path).soft_labels(data.train.labels)
     assert rows["train_soft"] == pytest.approx(-(soft * log_probs).sum(dim=1).mean().item(), rel=1e-5)
 
 
@@ -391,7 +393,7 @@ ClassifyTask.{} = slow
 """
 
 
-@pytest.mark.parametrize("moment", ["end_epoch", "finish"])
+@pytest.mark.parametrize("moment", ["evaluate_epoch", "finish"])
 def test_a_stop_after_the_last_step_starts_no_other_run(tmp_path: Path, moment: str) -> None:
     arguments = ["epochs=1", "--runs", "2", "--modes", "baseline", "--jobs", "1", "--quiet"]
     process = start(tmp_path, *arguments, patch=SLOW.format(moment))

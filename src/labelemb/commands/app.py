@@ -198,7 +198,6 @@ def predict(
 ) -> None:
     """Write translations, summaries or class predictions; score them where references are given."""
     from labelemb.run_folder import RunFolder
-    from labelemb.settings.config import ClassifySettings
     from labelemb.settings.recipe import parse_settings
 
     folder = RunFolder(run)
@@ -208,19 +207,11 @@ def predict(
     name = settings.model.name
     if ":" in name and model != name:
         raise InputError(f"{run}: model.name: a run folder cannot name code to import; pass --model {name}")
-    from labelemb.training.device import choose_device
+    from labelemb.experiments.tasks import TASKS
 
-    if isinstance(settings, ClassifySettings):
-        if any(option is not None for option in (src, ref, beam, max_length, attention)) or checkpoint == "best":
-            raise InputError(f"{run} is a run on images: it takes --data, --output, --device, and its last checkpoint")
-        from labelemb.classify.predict import predict_images
-
-        print(predict_images(folder, settings, output, data, choose_device(device or "auto")))
-        return
-    from labelemb.text.predict import PredictOptions, predict_text
-
-    options = PredictOptions(output, src, data, ref, checkpoint or "best", beam, max_length, attention)
-    print(predict_text(folder, settings, options, choose_device(device or "auto")))
+    options = {"output": output, "src": src, "data": data, "ref": ref, "checkpoint": checkpoint, "beam": beam}
+    options |= {"max_length": max_length, "attention": attention}
+    print(TASKS[settings.task].predict(folder, settings, options, device or "auto"))
 
 
 @app.command()

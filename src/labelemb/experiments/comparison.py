@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,9 +14,10 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple
 
+from labelemb.experiments.tasks import TASKS
 from labelemb.files import describe_lack_of_space, is_out_of_space
 from labelemb.run_folder import TIMING_CONDITIONS, RunFolder
-from labelemb.settings.config import ClassifySettings, InputError, Settings, plain
+from labelemb.settings.config import InputError, Settings, plain
 from labelemb.settings.recipe import parse_settings
 from labelemb.settings.which_run import differences
 from labelemb.training.stopping import Stopped, StopSignals
@@ -83,10 +85,11 @@ def execute(
         _show_as_asked(job)
         return
     from labelemb.training.device import choose_device, describe_environment, now
-    from labelemb.training.engine import planned_soft_after, train
+    from labelemb.training.engine import train
+    from labelemb.training.optimizers import planned_soft_after
 
     device = choose_device(job.settings.device)
-    task = _make_task(job, device)
+    task = TASKS[job.settings.task].make(job.settings, job.folder, device, job.download)
     planned_soft_after(job.settings, task.num_batches)  # refused before there is a folder of these settings
     with job.folder.held():
         found = RunFolder(job.folder.path)  # read anew: another process may have been here while the data were read
@@ -100,7 +103,7 @@ def execute(
             environment |= _resumed(before, environment)
         job.folder.write_config(plain(job.settings))
         job.folder.write_environment(environment)
-        train(task, job.settings, job.folder, report)
+        train(task, job.settings, job.folder, report, _say)
         job.folder.write_environment(environment | {"end": now()})
 
 
@@ -122,15 +125,8 @@ def _show_as_asked(job: Job) -> None:
         job.folder.write_config(job.folder.config | {"report": asked})
 
 
-def _make_task(job: Job, device: Any) -> Any:
-    if isinstance(job.settings, ClassifySettings):
-        from labelemb.classify.images import load_images
-        from labelemb.classify.task import ClassifyTask
-
-        return ClassifyTask(job.settings, load_images(job.settings.data, download=job.download), device, job.folder)
-    from labelemb.text.task import TextTask
-
-    return TextTask(job.settings, device, job.folder)
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def execute_all(jobs: list[Job], num_workers: int, report: Callable[[Standing], None]) -> None:

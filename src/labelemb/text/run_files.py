@@ -80,22 +80,30 @@ class BestNetwork:
             raise InputError(f"{self._folder / record['file']} is damaged: {error}") from None
 
 
+def check_vocabularies(folder: RunFolder, corpus: Corpus) -> None:
+    """Raise InputError where the run was started with other vocabularies than the corpus has."""
+    path = folder.path / "corpus.json"
+    if path.is_file() and read_json(path) != _described(corpus):
+        raise InputError(
+            f"{folder.path} was started with other vocabularies than {corpus.folder}: choose another --output"
+        )
+
+
 def write_vocabularies(folder: RunFolder, corpus: Corpus) -> None:
     """Keep what turns text into the network's ids in the run folder.
 
     Raises:
         InputError: the run was started with other vocabularies.
     """
-    path = folder.path / "corpus.json"
-    described = {key: corpus.metadata[key] for key in ("unit", "lower", "share", "vocabularies")}
-    if path.is_file() and read_json(path) != described:
-        raise InputError(
-            f"{folder.path} was started with other vocabularies than {corpus.folder}: choose another --output"
-        )
+    check_vocabularies(folder, corpus)
     for side, vocabulary in zip(SIDES, (corpus.source_vocabulary, corpus.target_vocabulary), strict=True):
-        folder.path.mkdir(parents=True, exist_ok=True)
         vocabulary.save(folder.path / f"{side}.vocabulary.json")
-    write_json(path, described)
+    write_json(folder.path / "corpus.json", _described(corpus))
+
+
+def _described(corpus: Corpus) -> dict[str, Any]:
+    """What must be the same for the network's ids to mean the same."""
+    return {key: corpus.metadata[key] for key in ("unit", "lower", "share", "vocabularies")}
 
 
 def load_vocabularies(folder: RunFolder) -> tuple[Vocabulary, Vocabulary, bool]:

@@ -32,6 +32,12 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Where a network computes: in bfloat16 where the settings' precision says so, else as it is."""
+    enabled = precision == "bfloat16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=enabled)
+
+
 def describe_environment(device: torch.device) -> dict[str, Any]:
     """Versions, device, command and commit of a run, with its start; nothing that names the machine or its paths."""
     return {

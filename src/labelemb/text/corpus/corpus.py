@@ -30,7 +30,7 @@ SIDES = ("source", "target")
 POOL_BATCHES = 100  # batches sorted by length together: little padding, and still other neighbours in every epoch
 
 Ids = NDArray[np.int32]
-Counts = NDArray[np.int64]
+Integers = NDArray[np.int64]
 
 
 class Batch(NamedTuple):
@@ -48,7 +48,7 @@ class Side:
     """The encoded lines of one language: `tokens` (sum of lengths,) int32, `offsets` (N + 1,) int64."""
 
     tokens: Ids
-    offsets: Counts
+    offsets: Integers
 
     @classmethod
     def encode(cls, vocabulary: Vocabulary, lines: Sequence[str]) -> Side:
@@ -57,11 +57,11 @@ class Side:
         return cls(tokens, np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))
 
     @cached_property
-    def lengths(self) -> Counts:
+    def lengths(self) -> Integers:
         """Tokens of each line, (N,) int64."""
         return np.diff(self.offsets)
 
-    def padded(self, indices: Counts, *, room: int = 0) -> tuple[Counts, Counts]:
+    def padded(self, indices: Integers, *, room: int = 0) -> tuple[Integers, Integers]:
         """Lines as a matrix, padded with 0: (B, L + room) int64, L the longest; and their lengths (B,) int64."""
         lengths = self.lengths[indices]
         positions = np.arange(lengths.max())
@@ -171,7 +171,7 @@ def read_lines(path: Path) -> Iterator[str]:
         raise ValueError(f"{path}: cannot be read: {error}") from None
 
 
-def batch_indices(split: Split, *, seed: int, epoch: int, pairs: int = 64, tokens: int | None = None) -> list[Counts]:
+def batch_indices(split: Split, *, seed: int, epoch: int, pairs: int, tokens: int | None = None) -> list[Integers]:
     """The pairs of each batch of an epoch, (B,) int64 each; a function of (seed, epoch) alone.
 
     Every epoch has the same number of batches, and every pair is in one of them.
@@ -200,7 +200,7 @@ def batch_indices(split: Split, *, seed: int, epoch: int, pairs: int = 64, token
     return [batches[index] for index in generator.permutation(len(batches))]
 
 
-def _budget_cuts(sizes: Counts, budget: int) -> Counts:
+def _budget_cuts(sizes: Integers, budget: int) -> Integers:
     """Where batches begin (but the first) so that rows times the longest row stay in the budget; sizes ascend."""
     cuts, start = [], 0
     while start < len(sizes):
@@ -211,7 +211,7 @@ def _budget_cuts(sizes: Counts, budget: int) -> Counts:
     return np.array(cuts[:-1], np.int64)
 
 
-def make_batch(split: Split, indices: Counts) -> Batch:
+def make_batch(split: Split, indices: Integers) -> Batch:
     """The pairs with these indices (B,) as tensors on the CPU."""
     import torch
 
@@ -224,13 +224,7 @@ def make_batch(split: Split, indices: Counts) -> Batch:
     return Batch(*map(torch.from_numpy, (source, source_lengths, target_in, target_out, target_lengths + 1)))
 
 
-def batches(split: Split, *, seed: int, epoch: int, pairs: int = 64, tokens: int | None = None) -> Iterator[Batch]:
-    """The training batches of an epoch; the arguments are those of `batch_indices`."""
-    for indices in batch_indices(split, seed=seed, epoch=epoch, pairs=pairs, tokens=tokens):
-        yield make_batch(split, indices)
-
-
-def ordered_indices(split: Split, *, pairs: int = 64) -> list[Counts]:
+def ordered_indices(split: Split, *, pairs: int = 64) -> list[Integers]:
     """For evaluation: all pairs by source length, ties in order, cut into batches of `pairs`; (B,) int64 each."""
     order = np.argsort(split.source.lengths, kind="stable")
     return np.split(order, np.arange(pairs, len(order), pairs))
@@ -249,7 +243,7 @@ class SplitWriter:
         for offsets in self._offsets:
             offsets.append(np.zeros(1, np.int64))
 
-    def append(self, side: int, tokens: Ids, lengths: Counts, lines: Sequence[str]) -> None:
+    def append(self, side: int, tokens: Ids, lengths: Integers, lines: Sequence[str]) -> None:
         """Adds lines to side 0 (source) or 1 (target): tokens (sum of lengths,), lengths (N,), raw lines (N,)."""
         self._offsets[side].append(self._tokens[side].count + np.cumsum(lengths))
         self._tokens[side].append(tokens)

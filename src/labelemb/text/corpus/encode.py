@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from labelemb.text.corpus import lcsts
-from labelemb.text.corpus.corpus import SIDES, Counts, Ids, SplitWriter
+from labelemb.text.corpus.corpus import SIDES, Ids, Integers, SplitWriter
 from labelemb.text.corpus.pairs import Pair, Stream, has_empty_side
 from labelemb.text.corpus.vocab import UNK, Vocabulary
 
@@ -125,7 +125,7 @@ def _encode_block(
         writer.append(index, tokens, lengths, texts[index])
 
 
-def _limited(limits: Limits, encoded: list[tuple[Ids, Counts]], report: SplitReport) -> list[tuple[Ids, Counts]]:
+def _limited(limits: Limits, encoded: list[tuple[Ids, Integers]], report: SplitReport) -> list[tuple[Ids, Integers]]:
     """The block without the pairs that are too long; with `cut` the sources' first tokens instead."""
     (source, source_lengths), (target, target_lengths) = encoded
     long_source, long_target = source_lengths > limits.src_length, target_lengths > limits.tgt_length
@@ -142,8 +142,8 @@ def _limited(limits: Limits, encoded: list[tuple[Ids, Counts]], report: SplitRep
 
 
 def _first_tokens(
-    tokens: Ids, lengths: Counts, wanted: Counts, kept: np.ndarray[Any, np.dtype[np.bool_]]
-) -> tuple[Ids, Counts]:
+    tokens: Ids, lengths: Integers, wanted: Integers, kept: np.ndarray[Any, np.dtype[np.bool_]]
+) -> tuple[Ids, Integers]:
     """Of each line its first `wanted` (N,) tokens, and the lengths of the lines that are kept."""
     starts = np.cumsum(lengths) - lengths
     position = np.arange(len(tokens)) - np.repeat(starts, lengths)  # of each token in its line

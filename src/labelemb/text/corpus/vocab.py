@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -14,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+
+from labelemb.files import write_atomically
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -154,11 +155,8 @@ class Vocabulary:
         return hashlib.sha256(self._content().encode()).hexdigest()
 
     def save(self, path: Path | str) -> None:
-        """Writes the vocabulary as JSON, under a temporary name first."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.partial")
-        temporary.write_text(self._content(), encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
+        """Writes the vocabulary as JSON: all of it, or nothing."""
+        write_atomically(Path(path), self._content().encode())
 
     @classmethod
     def load(cls, path: Path | str) -> Vocabulary:
