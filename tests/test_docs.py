@@ -121,11 +121,12 @@ def test_every_formula_that_is_built_is_followed_by_its_test() -> None:
         if number > LAST_SECTION_WITH_CODE:
             continue
         assert "\nTest: " in section, f"section {number} names no test"
-        *formulas, rest = re.split(r"^Test: .*$", section, flags=re.MULTILINE)
-        assert "\n    " not in rest, f"section {number} ends with a formula that has no test"
-        for between in formulas:
-            blocks = re.findall(r"(?:^    .*\n(?:\n(?=    ))*)+", between, flags=re.MULTILINE)
-            assert len(blocks) <= 1, f"section {number}: only the last of {blocks} has a test"
+        for part in re.split(r"^(?=\*\*|#)", section, flags=re.MULTILINE):  # a bold word begins another formula
+            *tested, rest = re.split(r"^Test: .*$", part, flags=re.MULTILINE)
+            assert "\n    " not in rest, f"section {number}: a formula without a test in {part[:60]!r}"
+            for text in tested:
+                blocks = re.findall(r"(?:^    .*\n(?:\n(?=    ))*)+", text, flags=re.MULTILINE)
+                assert len(blocks) <= 1, f"section {number}: only the last of {blocks} has a test"
 
 
 @pytest.mark.parametrize(("file", "name"), [step for step in steps() if step[0] not in COMING])
