@@ -17,7 +17,6 @@ REFERENCE = re.compile(r"((?:`[\w.]+`, )*`[\w.]+`) \(`([^`]+)`\)")  # `name`, `n
 PATH = re.compile(r"[a-z][\w.-]*(/[\w.-]+)+/?|\w+\.py")
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)?")
 LAST_SECTION_WITH_CODE = 9
-# The pages are ahead of the code by these files, which are being split off; a test asks for this line to go with them.
 
 
 def text_of(page: Path) -> str:
@@ -127,7 +126,7 @@ def test_every_formula_that_is_built_is_followed_by_its_test() -> None:
                 assert len(blocks) <= 1, f"section {number}: only the last of {blocks} has a test"
 
 
-@pytest.mark.parametrize(("file", "name"), steps())
+@pytest.mark.parametrize(("file", "name"), [*steps()])
 def test_what_a_command_passes_on_its_way_is_there(file: str, name: str) -> None:
     assert_has(SOURCE / file, name)
 
