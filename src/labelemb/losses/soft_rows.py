@@ -5,6 +5,7 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -166,10 +167,7 @@ def _largest(row: Tensor, k: int) -> Tensor:
 
 def _as_integer(label: object) -> int | None:
     """`label` where it is an integer of any type; True is none, 1.0 neither."""
-    try:
-        return None if isinstance(label, bool) else operator.index(label)  # type: ignore[arg-type]
-    except TypeError:
-        return None
+    return operator.index(label) if isinstance(label, SupportsIndex) and not isinstance(label, bool) else None
 
 
 def _checked_names(label_names: Sequence[str] | None, num_classes: int) -> list[str] | None:
