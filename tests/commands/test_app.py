@@ -332,10 +332,11 @@ def test_a_table_that_cannot_be_read_is_code_2(capsys: Output, tmp_path: Path, c
     assert "no label table at" in refused(capsys, "train", "digits", *SMALL, "--mode", "emb-start", "--table", "none")
 
 
-def test_options_of_the_criterion_that_contradict_the_data_are_code_2(capsys: Output, tmp_path: Path) -> None:
-    LabelTable(10, rank=2).save(tmp_path / "table.safetensors")
+def test_what_the_criterion_refuses_is_code_2(capsys: Output, tmp_path: Path) -> None:
+    LabelTable(3).save(tmp_path / "table.safetensors")
     table = ["--mode", "emb-start", "--table", str(tmp_path / "table.safetensors")]
-    assert "rank=3 contradicts" in refused(capsys, "train", "digits", *SMALL, *table, "emb.rank=3", "--quiet")
+    assert "the table has 3 labels" in refused(capsys, "train", "digits", *SMALL, *table, "--quiet")
+    assert "mode emb-start has no such setting" in refused(capsys, "train", "digits", *SMALL, *table, "emb.rank=3")
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,7 @@ def test_an_override_does_not_change_the_recipe_for_the_next() -> None:
         ("mode=soft", r"mode: expected .*emb-frozen, got 'soft'"),
         ("mode=emb-start", r"needs a learned label table: --table FILE"),
         ("table=a.safetensors", r"mode emb takes no label table"),
+        ("loss.temperature=3", r"loss: no such setting; a mode's own stand in its section, e\.g\. emb\.temperature"),
         ("smoothing.epsilon=0.2", r"smoothing\.epsilon: mode emb has no such setting"),
         ("compare.modes=['strong=smoothing:epsilon']", r"expected key=value, got 'epsilon'"),
         ("compare.modes=['smoothing:epsilon=0.3']", r"expected a name for other settings: NAME=smoothing:epsilon=0\.3"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from labelemb.errors import InputError
+from labelemb.errors import InputError, input_errors
 from labelemb.losses.catalogue import MODES
 from labelemb.report import stats
 from labelemb.report.metric import METRICS, Measure, Metric
@@ -26,7 +26,8 @@ class Run:
                 raise InputError(f"{folder.path / 'config.yaml'} is damaged: it has no `{key}`")
         self.recipe, self.mode = str(self.config["recipe"]), str(self.config["mode"])
         self.name = str(self.config.get("variant") or self.mode)  # a mode may be in a comparison under two names
-        self.seed = int(self.config["seed"])
+        with input_errors(f"{folder.path / 'config.yaml'} is damaged: seed: "):
+            self.seed = int(self.config["seed"])
         self.rows = folder.metrics
         self.evaluation = folder.evaluation
         self.environment = folder.environment
@@ -68,7 +69,8 @@ class Run:
         if self.metric.is_test_score:
             return self.test_scores.get(column)
         value = self.rows[-1].get(column) if self.rows else None
-        return None if value is None else float(value)
+        with input_errors(f"{self.folder.path / 'metrics.jsonl'} is damaged: {column}: "):
+            return None if value is None else float(value)
 
 
 @dataclass(frozen=True)

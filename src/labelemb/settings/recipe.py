@@ -201,6 +201,8 @@ def _explain(details: Any, root: type[BaseModel]) -> str:
     location = [part for part in details["loc"] if not (isinstance(part, str) and part.startswith("function-"))]
     key = ".".join(str(part) for part in location)
     if details["type"] == "extra_forbidden":
+        if key.partition(".")[0] == "loss":
+            return f"{key}: no such setting; a mode's own stand in its section, e.g. emb.temperature"
         elsewhere = setting_names(str(location[-1]), root)
         if elsewhere:
             return f"{key}: no such setting; did you mean {' or '.join(elsewhere)}?"
