@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 
 import torch
 
-from labelemb.errors import InputError
+from labelemb.errors import input_errors
 from labelemb.losses.modes import make_criterion
 from labelemb.losses.soft_label import SoftLabelLoss
 from labelemb.losses.table import LabelTable
@@ -50,12 +50,9 @@ def make_module(
 
 
 def _make_criterion(settings: RunSettings, num_features: int, label_names: Sequence[str]) -> SoftLabelLoss:
-    try:
+    with input_errors(f"mode {settings.mode}: "):
         table = None if settings.table is None else LabelTable.load(settings.table, label_names)
-        options = settings.criterion_options
-        return make_criterion(settings.mode, num_features, len(label_names), table=table, **options)
-    except ValueError as error:
-        raise InputError(f"mode {settings.mode}: {error}") from None
+        return make_criterion(settings.mode, num_features, len(label_names), table=table, **settings.criterion_options)
 
 
 def save_table(criterion: SoftLabelLoss, label_names: Sequence[str], path: Path) -> None:
