@@ -7,7 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tests.small_batches import assert_exact, batch, log_softmax
+from torch._dynamo.testing import CompileCounter
 
+from labelemb.losses.items import Reduction
 from labelemb.losses.maxsup import MaxSupLoss
 from labelemb.losses.modes import make_criterion
 
@@ -29,6 +31,27 @@ def test_maxsup_is_its_formula_at_every_point_of_training(num_classes: int, prog
         for row, label in zip(logits.tolist(), target.tolist(), strict=True)
     )
     assert criterion(logits, target).item() == pytest.approx(expected / len(target), rel=1e-12, abs=1e-12)
+
+
+def test_a_compiled_maxsup_stays_one_program_while_its_weight_grows() -> None:
+    logits, target = batch()
+    criterion = MaxSupLoss(5)
+    programs = CompileCounter()
+    compiled = torch.compile(criterion, backend=programs, fullgraph=True, dynamic=False)
+    for progress in (0.0, 0.25, 0.5, 1.0):
+        criterion.progress = progress
+        found = compiled(logits, target)
+        assert_exact(found, criterion(logits, target))
+        terms = criterion.terms(logits, target)
+        assert_exact(found, terms.hard + 0.1 * (1 + progress) * terms.soft)
+    assert programs.frame_count == 1
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_maxsup_keeps_the_type_of_its_logits(reduction: Reduction) -> None:
+    logits, target = batch()
+    assert MaxSupLoss(5, reduction=reduction)(logits.float(), target).dtype == torch.float32
+    assert MaxSupLoss(5, reduction=reduction)(logits, target).dtype == torch.float64
 
 
 def test_the_gradient_of_maxsup_is_its_closed_form() -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from labelemb.losses.items import expected, is_distribution
 from labelemb.losses.soft_label import Options, SoftLabelLoss
-from labelemb.losses.terms import check_weights
+from labelemb.losses.terms import check_weights, reduced_terms
 
 
 class MaxSupLoss(SoftLabelLoss):
@@ -35,15 +35,27 @@ class MaxSupLoss(SoftLabelLoss):
     """
 
     def __init__(self, num_classes: int, *, start: float = 0.1, end: float = 0.2, **options: Unpack[Options]) -> None:
-        super().__init__(num_classes, **options)
         check_weights(start=start, end=end)
         self.start = start
         self.end = end
+        super().__init__(num_classes, **options)
+
+    @property
+    def progress(self) -> float:
+        """The share of training done; it sets the weight."""
+        return self._progress
+
+    @progress.setter
+    def progress(self, share: float) -> None:
+        self._progress = share
+        # For the call a tensor: with a number, torch.compile would make a program for each step. On the CPU, where it
+        # costs no copy, and in float64, which as a 0-d tensor widens nothing.
+        self._weight = torch.tensor(self.factors[1], dtype=torch.float64, device="cpu")
 
     @property
     def factors(self) -> tuple[float, ...]:
         """What hard and soft are multiplied by at this point of training; the other terms are 0."""
-        return 1.0, self.start + (self.end - self.start) * self.progress, 0.0, 0.0, 0.0
+        return 1.0, self.start + (self.end - self.start) * self._progress, 0.0, 0.0, 0.0
 
     def item_values(self, logits: Tensor, target: Tensor, features: Tensor | None) -> Tensor:
         """The values (5, N) of hard and soft, and zeros."""
@@ -55,6 +67,14 @@ class MaxSupLoss(SoftLabelLoss):
             soft = target.sum(dim=1) * soft
         zero = torch.zeros_like(hard)
         return torch.stack([hard, soft, zero, zero, zero])
+
+    def _reduced(
+        self, logits: Tensor, target: Tensor, features: Tensor | None, item_factors: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        values = self.item_values(logits, target, features)
+        terms, _ = reduced_terms(values, item_factors, (1.0, 0.0, 0.0, 0.0, 0.0), self.reduction)
+        total = (values[0] + self._weight * values[1]) * item_factors  # (N,)
+        return terms, total if self.reduction == "none" else total.sum()
 
     def _shown(self) -> tuple[str, ...]:
         return "start", "end"
