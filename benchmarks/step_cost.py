@@ -21,20 +21,21 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from benchmarks.peak_memory import peak_bytes
 from benchmarks.straightforward_loop import ImageDataset, StraightforwardLoop
 from torch.utils.flop_counter import FlopCounterMode
 
-from labelemb.classify.images import ImageData, Split
+from labelemb.classify.image_inputs import ImageInputs
+from labelemb.classify.images import ImageData, ImageSplit
 from labelemb.classify.task import ClassifyTask
 from labelemb.run_folder import RunFolder
 from labelemb.settings.config import ClassifySettings
 from labelemb.settings.recipe import load_recipe
 from labelemb.training.device import choose_device, describe_environment
-from labelemb.training.engine import Loop, Task
+from labelemb.training.engine import Loop
 
 MODES = ("baseline", "emb")
 LOOP_BATCHES, LOOP_WARM = 60, 10
@@ -67,9 +68,9 @@ class Steps:
         self.settings, self.device = settings, device
         self.data = random_images(network, LOOP_BATCHES * settings.batch_size)
         folder = RunFolder(Path(tempfile.gettempdir()) / "step-cost")  # steps write nothing there
-        self.task = ClassifyTask(settings, self.data, device, folder)
+        self.task = ClassifyTask(settings, ImageInputs.of(self.data, settings.augment), device, folder)
         self.task.module.train()
-        self.loop = Loop(cast(Task, self.task), settings, folder, lambda done, planned, message: None)
+        self.loop = Loop(self.task, settings, folder, lambda done, planned, message: None)
         self.batches = self._endless_batches()
 
     def seconds_per_step(self, num_steps: int) -> float:
@@ -96,7 +97,7 @@ def random_images(network: Network, num_images: int) -> ImageData:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (num_images, *network.image_shape), generator=generator, dtype=torch.uint8)
     labels = torch.randint(network.num_classes, (num_images,), generator=generator)
-    split = Split(images, labels)
+    split = ImageSplit(images, labels)
     return ImageData(split, None, split, [str(label) for label in range(network.num_classes)], scale=255.0)
 
 
@@ -141,7 +142,8 @@ def matrix_product_rate(device: torch.device, dtype: torch.dtype) -> float:
 def straightforward_seconds(steps: Steps, num_rounds: int) -> tuple[list[float], list[float]]:
     """Seconds a step of our loop and of the straightforward one, in turn, with the same data and initial network."""
     augment = bool(steps.settings.augment.crop)
-    task = ClassifyTask(steps.settings, steps.data, steps.device, steps.task.folder)  # fresh weights
+    inputs = ImageInputs.of(steps.data, steps.settings.augment)
+    task = ClassifyTask(steps.settings, inputs, steps.device, steps.task.folder)  # fresh weights
     dataset = ImageDataset(steps.data.train, augment=augment)
     network = task.module.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     plain = StraightforwardLoop(network, task.module.criterion, dataset, steps.settings.batch_size, steps.device)

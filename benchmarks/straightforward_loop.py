@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from labelemb.classify.images import Split
+from labelemb.classify.images import ImageSplit
 from labelemb.classify.networks import Classifier
 
 CROP = 4
@@ -28,7 +28,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         augment: random crop after padding by 4 pixels, random flip, and normalisation.
     """
 
-    def __init__(self, split: Split, *, augment: bool) -> None:
+    def __init__(self, split: ImageSplit, *, augment: bool) -> None:
         self.images = split.images.permute(0, 2, 3, 1).squeeze(3).numpy()  # (N, H, W) or (N, H, W, channels)
         self.labels = split.labels.tolist()
         self.augment = augment

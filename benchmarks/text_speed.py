@@ -23,9 +23,10 @@ from benchmarks.peak_memory import peak_bytes
 from benchmarks.stepwise_text import direct_baseline, direct_label_embedding, object_beam_search, stepwise_features
 from torch import Tensor
 
+from labelemb.errors import InputError
 from labelemb.losses.label_embedding import LabelEmbeddingLoss
 from labelemb.run_folder import RunFolder
-from labelemb.settings.config import InputError, TextSettings
+from labelemb.settings.config import TextSettings
 from labelemb.settings.recipe import load_recipe, parse_settings
 from labelemb.text.beam import beam_search
 from labelemb.text.corpus.corpus import batch_indices, make_batch, ordered_indices
@@ -178,7 +179,7 @@ def _chosen(task: TextTask, count: int) -> Any:
 def _loss(task: TextTask, batch: Any, side: str | None) -> Tensor:
     network, criterion = task.module.network, task.module.criterion
     if side == "labelemb":
-        total: Tensor = task.module(*task.step(batch)).terms.total
+        total: Tensor = task.module(*task.inputs_of(batch)).terms.total
         return total
     assert isinstance(network, AttentionLSTM)
     features = stepwise_features(network, batch.source, batch.source_lengths, batch.target_in)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from labelemb.experiments.comparison import Job, execute
+from labelemb.experiments.job import Job, execute
 from labelemb.run_folder import RunFolder
 from labelemb.settings.config import ClassifySettings
 from labelemb.settings.recipe import load_recipe

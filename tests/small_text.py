@@ -2,22 +2,40 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 
 from labelemb.run_folder import RunFolder
-from labelemb.settings.config import TextSettings, plain
+from labelemb.settings.config import TextModelSettings, TextSettings, plain
+from labelemb.settings.preprocess import PreprocessOptions
 from labelemb.settings.recipe import load_recipe
-from labelemb.text.corpus.preprocess import PreprocessOptions, preprocess
+from labelemb.text.corpus.preprocess import preprocess
 from labelemb.text.task import TextTask
+from labelemb.text.translate import Network, make_network
 from labelemb.training.engine import train
 
 WORDS = ("red", "sea", "dog", "runs", "sings", "rain", "good", "joke")
 SMALL = ("model.hidden=16", "model.layers=1", "batch_size=8", "epochs=2")  # 40 pairs: 5 steps an epoch
 
 MakeTask = Callable[..., TextTask]
+
+
+def small_network(
+    name: str,
+    source_size: int,
+    target_size: int,
+    *,
+    hidden: int = 16,
+    layers: int = 2,
+    dropout: float = 0.0,
+    shared: bool = False,
+) -> Network:
+    """A network of either kind from torch's random state; of eight heads, or without tanh on the query."""
+    sizes = {"hidden": hidden, "layers": layers, "heads": 8}
+    settings = TextModelSettings.model_validate({"name": name, "dropout": dropout, **sizes})
+    return make_network(settings, source_size, target_size, shared=shared)
 
 
 def write_texts(folder: Path, words: tuple[str, ...] = WORDS) -> dict[str, Any]:
@@ -51,5 +69,5 @@ def small_task(
 def run(task: TextTask) -> TextTask:
     """Train to the end; the folder gets its config too."""
     task.folder.write_config(plain(task.settings))
-    train(cast(Any, task), task.settings, task.folder, lambda done, planned, message: None)
+    train(task, task.settings, task.folder, lambda done, planned, message: None, lambda line: None)
     return task

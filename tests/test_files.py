@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from labelemb.files import describe_lack_of_space, is_out_of_space, write_atomically, write_json
+from labelemb.files import describe_lack_of_space, is_out_of_space, whole_text_file, write_atomically, write_json
 
 
 def test_a_file_is_written_into_folders_that_do_not_exist_yet(tmp_path: Path) -> None:
@@ -96,3 +96,14 @@ def test_json_refuses_numbers_that_other_readers_refuse(number: float, tmp_path:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "value.json", {"mean": number})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_text_file_whose_writing_fails_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "lines.txt"
+    with whole_text_file(path) as file:
+        file.write("first\n")
+        assert not path.exists()
+    with pytest.raises(UnicodeEncodeError), whole_text_file(path) as file:
+        file.writelines(["half of", "\ud800"])
+    assert path.read_bytes() == b"first\n"
+    assert list(tmp_path.iterdir()) == [path]

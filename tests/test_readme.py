@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from labelemb.experiments.comparison import Standing, standing
 from tests.small_runs import SMALL
 
 from labelemb import LabelEmbeddingLoss
 from labelemb.commands import app as cli
-from labelemb.experiments import comparison as compare
-from labelemb.experiments.comparison import Job, Standing, execute, standing
+from labelemb.experiments import workers
+from labelemb.experiments.job import Job, execute
 from labelemb.settings.recipe import recipe_names
 
 ROOT = Path(__file__).parent.parent
@@ -76,7 +77,7 @@ def test_python_blocks_run_one_after_another() -> None:
 
 def test_labelemb_commands_run_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(compare, "execute_all", in_this_process)
+    monkeypatch.setattr(workers, "execute_all", in_this_process)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "my_networks", raising=False)  # of another test
     for file, text in own_files().items():

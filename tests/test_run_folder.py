@@ -1,7 +1,12 @@
 """The run folder: what is written is read back; what is damaged is named."""
 
+import errno
+import fcntl
 import math
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,6 +74,40 @@ def test_a_run_is_held_by_one_at_a_time(run: RunFolder) -> None:
         assert [path.name for path in run.path.iterdir()] == ["checkpoints"]
     with run.held():
         pass
+
+
+def test_a_killed_process_holds_nothing(run: RunFolder) -> None:
+    script = """
+import os, signal, sys
+from pathlib import Path
+from labelemb.run_folder import RunFolder
+with RunFolder(Path(sys.argv[1])).held():
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(run.path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert (run.checkpoints / ".lock").is_file()  # it was there
+    with run.held():
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOLCK, errno.EIO])
+def test_where_the_file_system_has_no_locks_a_run_goes_on_without(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    left = run.path / ".metrics.jsonl.a1_b2c3d"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"perhaps another process's")
+    monkeypatch.setattr(fcntl, "flock", fail)
+    if number == errno.EIO:  # a fault of the disk is told
+        with pytest.raises(OSError, match="Input/output"), run.held():
+            pass
+    else:
+        with run.held(), run.held():
+            assert left.exists()
 
 
 def test_what_a_killed_process_left_half_written_goes_when_the_run_is_held_again(run: RunFolder) -> None:

@@ -7,8 +7,11 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TextIO
+
+from labelemb.errors import InputError
 
 _TEMPORARY = re.compile(r"\..+\.\w+\.[a-z0-9_]{8}")  # what mkstemp makes of `.NAME.`, where NAME ends as files do
 
@@ -16,17 +19,35 @@ _TEMPORARY = re.compile(r"\..+\.\w+\.[a-z0-9_]{8}")  # what mkstemp makes of `.N
 def write_atomically(path: Path, content: bytes) -> None:
     """Write `content` to `path`: the old file or the new one is there at any moment, never a part.
 
-    The bytes go to a temporary name beside `path`, are flushed to the disk, then renamed over it.
-
     Raises:
         OSError: the disk is full or the folder is not writable; the old file stays whole.
     """
+    with _replacement(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def whole_text_file(path: Path) -> Iterator[TextIO]:
+    """A text file in UTF-8 to write to bit by bit; it appears under its name when all of it is written.
+
+    Raises:
+        OSError: as `write_atomically`.
+    """
+    with _replacement(path) as file:
+        text = TextIOWrapper(file, encoding="utf-8", newline="\n")
+        yield text
+        text.detach()  # flushes, and leaves the file open for what is done with every replacement
+
+
+@contextmanager
+def _replacement(path: Path) -> Iterator[BinaryIO]:
+    """A file of a temporary name beside `path`; when all is written it is flushed to the disk and renamed over it."""
     with named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner reads
@@ -47,16 +68,16 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file, empty where there is no such file.
 
     Raises:
-        ValueError: names the file, which is something else.
+        InputError: names the file, which is something else.
     """
     if not path.is_file():
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged: {error}") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path} is damaged: an object was expected")
+        raise InputError(f"{path} is damaged: an object was expected")
     return value
 
 

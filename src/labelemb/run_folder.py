@@ -17,13 +17,14 @@ import os
 import re
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from labelemb.errors import InputError
 from labelemb.files import named, read_json, remove_temporary_files, write_atomically, write_json
 
 TABLE_FILE = "label_embedding.safetensors"
@@ -31,7 +32,7 @@ TIMING_CONDITIONS = ("device", "threads", "jobs")  # of environment.json: runs t
 
 
 class RunFolder:
-    """One run on disk. Reading raises ValueError with the file's name where a file is damaged."""
+    """One run on disk. Reading raises InputError with the file's name where a file is damaged."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -67,10 +68,10 @@ class RunFolder:
         """The resolved settings, as plain values with the same keys as a recipe."""
         try:
             config = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{self.path / 'config.yaml'} is damaged: {_first_line(error)}") from error
+        except (yaml.YAMLError, ValueError) as error:
+            raise InputError(f"{self.path / 'config.yaml'} is damaged: {_first_line(error)}") from error
         if not isinstance(config, dict):
-            raise ValueError(f"{self.path / 'config.yaml'} is damaged: a mapping of settings was expected")
+            raise InputError(f"{self.path / 'config.yaml'} is damaged: a mapping of settings was expected")
         return config
 
     @property
@@ -86,25 +87,26 @@ class RunFolder:
         """Keep other processes from this run meanwhile; makes the folder, and clears it of files half written.
 
         Raises:
-            ValueError: another process holds it.
+            InputError: another process holds it.
         """
-        import fcntl  # not on Windows, where reading run folders works all the same
+        from filelock import FileLock, Timeout  # of the [train] extra: reading run folders needs none of it
 
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.checkpoints / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
+        lock = FileLock(self.checkpoints / ".lock", timeout=0, mode=0o644)  # it ends with the process, too
+        with ExitStack() as holding:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                for folder in (self.path, self.checkpoints, self.examples):
-                    remove_temporary_files(folder)  # without the lock they might be another process's, still at work
-            except BlockingIOError:
-                raise ValueError(f"{self.path}: another process is at work on this run") from None
+                holding.enter_context(lock)
+            except Timeout:
+                raise InputError(f"{self.path}: another process is at work on this run") from None
+            except NotImplementedError:
+                pass  # older versions of filelock, on a file system without locks
             except OSError as error:
                 if error.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS):
                     raise  # else a file system without locks
+            else:  # without the lock these might be another process's, still at work
+                for folder in (self.path, self.checkpoints, self.examples):
+                    remove_temporary_files(folder)
             yield
-        finally:
-            os.close(handle)  # which ends the lock, as does the end of the process
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -115,12 +117,12 @@ class RunFolder:
         for number, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            except ValueError as error:
                 if number == len(lines):
                     break
-                raise ValueError(f"{path} is damaged at line {number}: {_first_line(error)}") from error
+                raise InputError(f"{path} is damaged at line {number}: {_first_line(error)}") from error
             if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
-                raise ValueError(f"{path} is damaged at line {number}: a row with its epoch was expected")
+                raise InputError(f"{path} is damaged at line {number}: a row with its epoch was expected")
             rows.append(row)
         return rows
 

@@ -11,6 +11,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
+from labelemb.errors import InputError
+
 FORMAT = {"format": "labelemb.table", "version": "1"}
 _CHECKSUM = "sha256"
 _BLOCK_BYTES = 2**20
@@ -25,23 +27,23 @@ def checked_label_names(path: Path, metadata: Mapping[str, str]) -> list[str] | 
     """The label names in the metadata of a table file, None where it has none, after checking all that it says.
 
     Raises:
-        ValueError: names the file, which is of another format or version, or not what its checksum says, or whose
+        InputError: names the file, which is of another format or version, or not what its checksum says, or whose
             names are none.
     """
     if any(metadata.get(key) != value for key, value in FORMAT.items()):
         found = f"format {metadata.get('format')!r}, version {metadata.get('version')!r}"
-        raise ValueError(f"{path} is no label table of version {FORMAT['version']}: it says {found}")
+        raise InputError(f"{path} is no label table of version {FORMAT['version']}: it says {found}")
     if _CHECKSUM in metadata:
         with path.open("rb") as file:
             if _checksum(file) != metadata[_CHECKSUM]:
-                raise ValueError(f"{path} is damaged: its checksum does not fit; write the table again")
+                raise InputError(f"{path} is damaged: its checksum does not fit; write the table again")
     try:
         names = json.loads(metadata.get("label_names", "null"))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: its label_names are no list of names: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged: its label_names are no list of names: {error}") from None
     if names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         return names
-    raise ValueError(f"{path} is damaged: its label_names are no list of names")
+    raise InputError(f"{path} is damaged: its label_names are no list of names")
 
 
 def _checksum(file: BinaryIO) -> str:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from labelemb.classify import images as data_module
 from labelemb.classify.images import ImageData, load_images
-from labelemb.settings.config import ImageDataSettings, InputError
+from labelemb.errors import InputError
+from labelemb.settings.config import ImageDataSettings
 
 HUB = "someone/pictures"
 

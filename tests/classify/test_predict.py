@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from labelemb.classify.images import load_images
+from labelemb.classify.image_inputs import load_image_inputs
 from labelemb.classify.predict import predict_images
 from labelemb.classify.task import ClassifyTask
+from labelemb.errors import InputError
 from labelemb.run_folder import RunFolder
-from labelemb.settings.config import ClassifySettings, InputError
+from labelemb.settings.config import ClassifySettings
 from labelemb.settings.recipe import load_recipe
 from labelemb.training.engine import train
 
@@ -20,8 +21,8 @@ def trained(folder: RunFolder, *overrides: str) -> ClassifySettings:
     settings = load_recipe("digits", ["epochs=2", "model.hidden=[16]", *overrides])
     assert isinstance(settings, ClassifySettings)
     folder.path.mkdir(parents=True)
-    task: Any = ClassifyTask(settings, load_images(settings.data), CPU, folder)
-    train(task, settings, folder, lambda *_: None)
+    task = ClassifyTask(settings, load_image_inputs(settings), CPU, folder)
+    train(task, settings, folder, lambda *_: None, lambda line: None)
     return settings
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from shutil import which
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import torch
@@ -11,19 +11,33 @@ from tests.small_runs import bits, small_run, small_settings, write_image_cache
 from torch import Tensor
 
 from labelemb import LabelTable
-from labelemb.classify.images import ImageData, Split, load_images
+from labelemb.classify.data import ClassifySplit
+from labelemb.classify.image_inputs import ImageInputs, load_image_inputs
+from labelemb.classify.images import ImageData, ImageSplit, load_images
 from labelemb.classify.task import ClassifyTask
+from labelemb.errors import InputError
 from labelemb.losses.catalogue import MODES
+from labelemb.losses.label_embedding import LabelEmbeddingLoss
 from labelemb.run_folder import RunFolder
 from labelemb.settings.config import ClassifySettings, ImageDataSettings
 from labelemb.settings.recipe import load_recipe
+from labelemb.training.engine import train
 
 CPU = torch.device("cpu")
 
 
+def image_task(settings: ClassifySettings, data: ImageData, folder: Path) -> ClassifyTask:
+    return ClassifyTask(settings, ImageInputs.of(data, settings.augment), CPU, RunFolder(folder))
+
+
+def inputs_of(split: ClassifySplit) -> Tensor:
+    """All inputs of a split, as an evaluation sees them."""
+    return split.inputs(slice(None))
+
+
 def make_task(folder: Path, *overrides: str, **options: Any) -> ClassifyTask:
     settings = small_settings(*overrides, **options)
-    return ClassifyTask(settings, load_images(settings.data), CPU, RunFolder(folder))
+    return ClassifyTask(settings, load_image_inputs(settings), CPU, RunFolder(folder))
 
 
 def picture_settings(*overrides: str, **options: Any) -> ClassifySettings:
@@ -32,10 +46,17 @@ def picture_settings(*overrides: str, **options: Any) -> ClassifySettings:
     return settings
 
 
-def picture_task(tmp_path: Path, *overrides: str, **options: Any) -> ClassifyTask:
+def pictures(tmp_path: Path) -> ImageData:
     path = write_image_cache(tmp_path / "images.safetensors", num_train=10)
-    data = load_images(ImageDataSettings(source="pictures", path=path))
-    return ClassifyTask(picture_settings(*overrides, **options), data, CPU, RunFolder(tmp_path / "run"))
+    return load_images(ImageDataSettings(source="pictures", path=path))
+
+
+def digits(*overrides: str) -> ImageData:
+    return load_images(small_settings(*overrides).data)
+
+
+def picture_task(tmp_path: Path, *overrides: str, **options: Any) -> ClassifyTask:
+    return image_task(picture_settings(*overrides, **options), pictures(tmp_path), tmp_path / "run")
 
 
 def saved_table(tmp_path: Path) -> Path:
@@ -79,28 +100,28 @@ def test_an_epoch_holds_every_image_once_and_keeps_the_short_last_batch(tmp_path
     assert task.num_batches == len(batches) == 4
     assert [len(labels) for _, labels in batches] == [16, 16, 16, 2]
     inputs = torch.cat([inputs for inputs, _ in batches])
-    expected = task.train.images.float() / 16
+    expected = digits("data.limit=50").train.images.float() / 16
     order = [next(i for i in range(50) if torch.equal(inputs[i], image)) for image in expected]
     assert len(torch.unique(inputs, dim=0)) == len(torch.unique(expected, dim=0)) == 50
-    assert torch.equal(torch.cat([labels for _, labels in batches])[order], task.train.labels)
+    assert torch.equal(torch.cat([labels for _, labels in batches])[order], task.data.train.labels)
 
 
 def test_digits_are_divided_by_sixteen_and_bytes_by_255(tmp_path: Path) -> None:
     task = make_task(tmp_path)
-    torch.testing.assert_close(task.inputs.plain(task.test.images), task.test.images.float() / 16)
-    pictures = picture_task(tmp_path, "augment.normalise=false")
-    torch.testing.assert_close(pictures.inputs.plain(pictures.test.images), pictures.test.images.float() / 255)
+    torch.testing.assert_close(inputs_of(task.data.test), digits().test.images.float() / 16)
+    task = picture_task(tmp_path, "augment.normalise=false")
+    torch.testing.assert_close(inputs_of(task.data.test), pictures(tmp_path).test.images.float() / 255)
 
 
 def test_normalised_inputs_have_mean_0_and_deviation_1_over_the_training_images(tmp_path: Path) -> None:
-    task = picture_task(tmp_path)
-    inputs = task.inputs.plain(task.train.images).double()
+    task, stored = picture_task(tmp_path), pictures(tmp_path)
+    inputs = inputs_of(task.data.train).double()
     torch.testing.assert_close(inputs.mean(dim=(0, 2, 3)), torch.zeros(3).double(), rtol=0, atol=1e-5)
     torch.testing.assert_close(inputs.var(dim=(0, 2, 3), correction=0), torch.ones(3).double(), rtol=0, atol=1e-5)
-    plain = task.test.images.double()
-    mean, std = task.inputs.mean.double(), task.inputs.std.double()
-    expected = (plain - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
-    torch.testing.assert_close(task.inputs.plain(task.test.images).double(), expected, rtol=1e-5, atol=1e-6)
+    pixels = stored.train.images.double()
+    mean, std = pixels.mean(dim=(0, 2, 3)), pixels.var(dim=(0, 2, 3), correction=0).sqrt()
+    expected = (stored.test.images.double() - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+    torch.testing.assert_close(inputs_of(task.data.test).double(), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("blend", ["mixup", "cutmix"])
@@ -113,16 +134,17 @@ def test_blended_batches_have_distributions_as_targets(tmp_path: Path, blend: st
 
 
 def test_evaluation_images_are_never_augmented(tmp_path: Path) -> None:
-    rows = [picture_task(tmp_path, seed=0).end_epoch(1) for _ in range(2)]
-    assert rows[0] == rows[1] == picture_task(tmp_path, "augment.crop=0", "augment.flip=false", seed=0).end_epoch(1)
+    rows = [picture_task(tmp_path, seed=0).evaluate_epoch(1) for _ in range(2)]
+    still = picture_task(tmp_path, "augment.crop=0", "augment.flip=false", seed=0)
+    assert rows[0] == rows[1] == still.evaluate_epoch(1)
 
 
 def test_the_evaluation_does_not_depend_on_its_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = make_task(tmp_path)
     task.module.eval()
-    whole = task.end_epoch(1)
+    whole = task.evaluate_epoch(1)
     monkeypatch.setattr("labelemb.classify.task._EVALUATION_BATCH", 7)
-    assert task.end_epoch(1) == pytest.approx(whole, rel=1e-6)
+    assert task.evaluate_epoch(1) == pytest.approx(whole, rel=1e-6)
 
 
 def test_a_row_has_the_error_of_validation_and_test(tmp_path: Path) -> None:
@@ -159,19 +181,19 @@ def test_modes_without_a_learned_table_write_none(tmp_path: Path, mode: str) -> 
 def test_one_training_image_and_one_class_are_enough(tmp_path: Path, mode: str, num_classes: int) -> None:
     path = write_image_cache(tmp_path / "a.safetensors", num_train=1, num_test=1, num_classes=num_classes)
     data = load_images(ImageDataSettings(source="one", path=path))
-    task = ClassifyTask(picture_settings(mode=mode), data, CPU, RunFolder(tmp_path / "run"))
+    task = image_task(picture_settings(mode=mode), data, tmp_path / "run")
     ((inputs, target),) = task.batches(0, 0)
     output = task.module(inputs, target)
     assert output.terms.total.isfinite()
-    assert set(task.end_epoch(1)) == {"test_error", "test_nll", "test_ece"}
+    assert set(task.evaluate_epoch(1)) == {"test_error", "test_nll", "test_ece"}
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
 def test_images_of_any_number_of_channels_come_to_an_end(tmp_path: Path, channels: int) -> None:
     path = write_image_cache(tmp_path / "a.safetensors", shape=(channels, 4, 4))
     data = load_images(ImageDataSettings(source="bands", path=path))
-    task = ClassifyTask(picture_settings(seed=0), data, CPU, RunFolder(tmp_path / "run"))
-    task.end_epoch(1)
+    task = image_task(picture_settings(seed=0), data, tmp_path / "run")
+    task.evaluate_epoch(1)
     task.finish()
     assert task.folder.evaluation["num_items"] == 6
 
@@ -179,9 +201,10 @@ def test_images_of_any_number_of_channels_come_to_an_end(tmp_path: Path, channel
 def test_float_images_are_taken_in_their_own_units(tmp_path: Path) -> None:
     images = torch.linspace(-1, 1, 12 * 16).reshape(12, 1, 4, 4)
     labels = torch.arange(12) % 2
-    data = ImageData(Split(images, labels), None, Split(images, labels), ["a", "b"], scale=1.0)
-    task = ClassifyTask(picture_settings("augment.normalise=false"), data, CPU, RunFolder(tmp_path))
-    torch.testing.assert_close(task.inputs.plain(images), images)
+    split = ImageSplit(images, labels)
+    data = ImageData(split, None, split, ["a", "b"], scale=1.0)
+    task = image_task(picture_settings("augment.normalise=false"), data, tmp_path)
+    torch.testing.assert_close(inputs_of(task.data.test), images)
 
 
 def refused(tmp_path: Path, *overrides: str) -> str:
@@ -211,6 +234,60 @@ def test_a_table_that_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> Non
             LabelTable.load(tmp_path / path, names)
     LabelTable(2).save(tmp_path / "nameless.safetensors")
     assert LabelTable.load(tmp_path / "nameless.safetensors", names).num_classes == 2
+
+
+def test_a_given_table_has_its_own_rank_whatever_the_recipe_says(tmp_path: Path) -> None:
+    task = make_task(tmp_path, "emb.rank=4", mode="emb-start", table=saved_table(tmp_path))
+    assert isinstance(task.module.criterion, LabelEmbeddingLoss)
+    assert task.module.criterion.table.rank is None
+
+
+def test_what_the_criterion_refuses_is_an_error_of_the_input(tmp_path: Path) -> None:
+    LabelTable(3).save(tmp_path / "three.safetensors")
+    with pytest.raises(InputError, match=r"^mode emb-start: the table has 3 labels"):
+        make_task(tmp_path, mode="emb-start", table=tmp_path / "three.safetensors")
+
+
+class VectorSplit:
+    """Ten labelled vectors, those of a label all the same."""
+
+    def __init__(self) -> None:
+        self.labels = torch.arange(10) % 2
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def inputs(self, part: slice) -> Tensor:
+        return self.labels[part, None] * torch.tensor([1.0, -1.0, 0.5])
+
+
+class Vectors:
+    """Other data than images, as little as a task asks for."""
+
+    def __init__(self) -> None:
+        self.label_names = ["left", "right"]
+        self.shape: tuple[int, ...] = (3,)
+        self.train = self.test = VectorSplit()
+        self.validation = None
+
+    def inputs(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return self.train.inputs(slice(None))[indices], self.train.labels[indices]
+
+    def to(self, device: torch.device, *, channels_last: bool) -> Self:
+        return self
+
+    def examples(self, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "examples.txt").write_text("two of each")
+
+
+def test_the_task_trains_and_evaluates_on_data_that_are_no_images(tmp_path: Path) -> None:
+    settings = small_settings("epochs=20", "batch_size=4", "optimizer.lr=0.05")
+    task = ClassifyTask(settings, Vectors(), CPU, RunFolder(tmp_path))
+    train(task, settings, task.folder, lambda *_: None, lambda line: None)
+    assert task.folder.metrics[-1]["test_error"] == 0
+    assert task.folder.evaluation["label_names"] == ["left", "right"]
+    assert (task.folder.examples / "examples.txt").is_file()
 
 
 def test_a_batch_counts_its_errors_by_the_largest_logit(tmp_path: Path) -> None:
@@ -253,7 +330,7 @@ def test_compiled_into_one_graph_the_module_gives_the_same(tmp_path: Path, mode:
         path = write_image_cache(tmp_path / "images.safetensors", shape=(3, 16, 16), num_train=4, num_classes=10)
         data = load_images(ImageDataSettings(source="pictures", path=path))
         settings = picture_settings(*options, mode=mode, table=table)
-        return ClassifyTask(settings, data, CPU, RunFolder(tmp_path))
+        return image_task(settings, data, tmp_path)
 
     torch.testing.assert_close(one_step(task(), backend="aot_eager"), one_step(task()), rtol=1e-5, atol=1e-6)
 

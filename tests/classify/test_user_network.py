@@ -13,7 +13,7 @@ import torch
 from tests.small_runs import write_image_cache
 from torch import Tensor, nn
 
-from labelemb.classify.images import load_images
+from labelemb.classify.image_inputs import load_image_inputs
 from labelemb.classify.networks import Classifier
 from labelemb.classify.task import ClassifyTask
 from labelemb.classify.user_network import UserNetwork, load_network
@@ -257,7 +257,7 @@ def test_channels_go_innermost_only_where_the_network_can_take_them(
     settings = load_recipe("cifar10", ["precision=bfloat16", "data.source=pictures"], {"data.path": path})
     settings = settings.model_copy(update={"model": ClassifierSettings(name="networks_of_mine:mine")})
     assert isinstance(settings, ClassifySettings)
-    task = ClassifyTask(settings, load_images(settings.data), torch.device("cpu"), RunFolder(tmp_path / "run"))
+    task = ClassifyTask(settings, load_image_inputs(settings), torch.device("cpu"), RunFolder(tmp_path / "run"))
     inputs, target = next(task.batches(0, 0))
     assert inputs.is_contiguous(memory_format=torch.channels_last) is expected
     task.module(inputs, target).terms.total.backward()

@@ -1,7 +1,9 @@
 """The command line: what it prints, and for every mistake one line on stderr and its exit code."""
 
+import dataclasses
 import errno
 import os
+import re
 import subprocess
 import sys
 import types
@@ -14,10 +16,12 @@ import yaml
 from tests.small_runs import SMALL, small_run, write_image_cache
 from torch import nn
 
-from labelemb import LabelTable, __version__
+from labelemb import LabelEmbeddingLoss, LabelTable, __version__
 from labelemb.commands import app as cli
+from labelemb.commands import training
 from labelemb.run_folder import RunFolder
 from labelemb.settings.config import plain
+from labelemb.settings.preprocess import PreprocessOptions
 from labelemb.settings.recipe import load_recipe, recipe_names
 
 Output = pytest.CaptureFixture[str]
@@ -73,7 +77,7 @@ def test_an_interrupt_is_one_line_and_code_130(capsys: Output, monkeypatch: pyte
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "recipe_names", interrupted)
+    monkeypatch.setattr(training, "recipe_names", interrupted)
     assert refused(capsys, "recipes", code=130) == "interrupted"
 
 
@@ -235,15 +239,126 @@ def test_an_error_of_many_lines_is_cut_to_one(capsys: Output, monkeypatch: pytes
     def fail(*_: Any) -> None:
         raise RuntimeError("Error(s) in loading state_dict:\n\tsize mismatch\n\tsize mismatch")
 
-    monkeypatch.setattr(cli, "recipe_names", fail)
-    assert refused(capsys, "recipes", code=1) == "RuntimeError: Error(s) in loading state_dict:"
+    monkeypatch.setattr(training, "recipe_names", fail)
+    line = refused(capsys, "recipes", code=1)
+    assert re.fullmatch(r"RuntimeError: Error\(s\) in loading state_dict: \(labelemb/commands/training.py:\d+\)", line)
+
+
+@pytest.fixture
+def mistake_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ValueError from deep inside, such as a wrong shape in the loss."""
+
+    def fail(*_: Any) -> None:
+        raise ValueError("shapes differ")
+
+    monkeypatch.setattr(LabelEmbeddingLoss, "terms", fail)
+
+
+TRAIN = ["train", "digits", *SMALL, "--quiet"]
+
+
+@pytest.mark.usefixtures("mistake_of_ours")
+def test_a_mistake_of_ours_is_code_1_with_its_class_and_place(capsys: Output) -> None:
+    line = refused(capsys, *TRAIN, code=1)
+    assert re.fullmatch(r"ValueError: shapes differ \(labelemb/classify/task.py:\d+\)", line)
+
+
+@pytest.mark.usefixtures("mistake_of_ours")
+@pytest.mark.parametrize("arguments", [["--traceback", *TRAIN], [*TRAIN, "--traceback"], TRAIN])
+def test_the_whole_traceback_is_shown_where_it_is_asked_for(
+    capsys: Output, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    if arguments is TRAIN:
+        monkeypatch.setenv("LABELEMB_TRACEBACK", "1")
+    assert cli._run(arguments) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert any("in fail" in line for line in lines)
+    assert lines[-1].startswith("labelemb: ValueError: shapes differ (")
+
+
+def test_every_command_takes_the_option_for_tracebacks(capsys: Output) -> None:
+    for command in ("recipes", "train", "compare", "preprocess", "predict", "report", "neighbors"):
+        assert "--traceback" in "\n".join(run(capsys, command, "--help"))
+    assert "did you mean epochs=5?" in refused(capsys, "train", "digits", "--epochs", "5")
+    assert cli._run(["--traceback", "train", "digits", "--epochs", "5"]) == 2
+    assert "did you mean epochs=5?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.yaml", b"a: [1"),
+        ("config.yaml", b"recipe: 2026-02-30"),
+        ("config.yaml", b"\xff"),
+        ("config.yaml", b"recipe: digits\nmode: emb\nseed: first"),
+        ("environment.json", b"{"),
+        ("evaluation.json", b"[]"),
+        ("metrics.jsonl", b"{}\n"),
+        ("metrics.jsonl", b'{"epoch": 1, "test_error": "none"}\n'),
+        ("label_embedding.safetensors", b"half"),
+    ],
+)
+def test_every_damaged_file_of_a_run_is_told_by_its_name_and_code_2(
+    capsys: Output, finished: RunFolder, name: str, content: bytes
+) -> None:
+    (finished.path / name).write_bytes(content)
+    assert name in refused(capsys, "report", str(finished.path))
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> RunFolder:
+    """A run of one epoch that came to its end."""
+    return small_run(tmp_path / "runs", "epochs=1")
+
+
+def test_what_cannot_be_predicted_from_is_code_2(capsys: Output, finished: RunFolder) -> None:
+    predict = ["predict", str(finished.path), "--output", "out.csv"]
+    (state,) = finished.checkpoints.glob("step-*/state.json")
+    state.write_text("{", encoding="utf-8")
+    assert "is damaged" in refused(capsys, *predict)
+
+
+@pytest.mark.parametrize("content", [b"half", None])
+def test_a_table_that_cannot_be_read_is_code_2(capsys: Output, tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "table.safetensors"
+    if content is None:
+        LabelTable(3).save(path)  # of other labels
+    else:
+        path.write_bytes(content)
+        assert "table.safetensors" in refused(capsys, "neighbors", str(path))
+    line = refused(capsys, "train", "digits", *SMALL, "--mode", "emb-start", "--table", str(path), "--quiet")
+    assert "table" in line
+    assert "no label table at" in refused(capsys, "train", "digits", *SMALL, "--mode", "emb-start", "--table", "none")
+
+
+def test_options_of_the_criterion_that_contradict_the_data_are_code_2(capsys: Output, tmp_path: Path) -> None:
+    LabelTable(10, rank=2).save(tmp_path / "table.safetensors")
+    table = ["--mode", "emb-start", "--table", str(tmp_path / "table.safetensors")]
+    assert "rank=3 contradicts" in refused(capsys, "train", "digits", *SMALL, *table, "emb.rank=3", "--quiet")
+
+
+@pytest.mark.parametrize(
+    "options", [["--char", "--bpe", "9"], ["--src-length", "0"], ["--train-src", "nowhere"], ["--lcsts", "nowhere"]]
+)
+def test_a_mistake_in_the_options_of_preprocess_is_code_2(capsys: Output, options: list[str]) -> None:
+    refused(capsys, "preprocess", "--save-data", "corpus", *options)
+
+
+def test_the_options_of_preprocess_have_the_defaults_and_sentences_of_its_settings(capsys: Output) -> None:
+    help_text = " ".join(" ".join(line.strip("│ ") for line in run(capsys, "preprocess", "--help")).split())
+    assert "--no-lower" not in help_text
+    for field in dataclasses.fields(PreprocessOptions):
+        assert f"--{field.name.replace('_', '-')} " in help_text
+        if isinstance(field.default, int) and field.default is not False:
+            assert f"[default: {field.default}]" in help_text
 
 
 def test_a_missing_package_is_named_with_its_extra(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise ModuleNotFoundError("No module named 'tokenizers'", name="tokenizers")
 
-    monkeypatch.setattr(cli, "recipe_names", fail)
+    monkeypatch.setattr(training, "recipe_names", fail)
     assert refused(capsys, "recipes") == (
         "this command needs tokenizers: "
         "pip install 'labelemb[text]', or in a checkout of labelemb: pip install '.[text]'"

@@ -16,7 +16,7 @@ from torch import nn
 
 from labelemb import LabelTable
 from labelemb.commands import app as cli
-from labelemb.losses import table as table_module
+from labelemb.losses import soft_rows
 
 NAMES = ["chó", "trai", "chạy", "hát", "đẹp"]
 
@@ -76,7 +76,7 @@ def test_soft_labels_are_rows_that_sum_to_1_without_gradient(rank: int | None, d
 def test_nearest_equals_the_loop_in_blocks_of_any_size(
     rank: int | None, k: int, block_numel: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(table_module, "_BLOCK_NUMEL", block_numel)
+    monkeypatch.setattr(soft_rows, "_BLOCK_NUMEL", block_numel)
     table = random_table(9, rank).double()
     rows = table.row_logits().tolist()
     assert len(table.nearest(k=k)) == 9

@@ -1,5 +1,6 @@
 """Settings: defaults in one place, overrides, and one clear line for each mistake."""
 
+import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,9 @@ import pytest
 import yaml
 from tests.small_runs import small_settings
 
-from labelemb.settings.config import ClassifySettings, InputError, describe, plain
+from labelemb.errors import InputError
+from labelemb.losses.catalogue import MODES
+from labelemb.settings.config import ClassifySettings, describe, plain
 from labelemb.settings.recipe import load_recipe, parse_settings, recipe_names
 from labelemb.settings.which_run import differences
 
@@ -213,3 +216,9 @@ def test_a_recipe_that_needs_more_to_be_complete_may_quote_the_paper(tmp_path: P
     assert load_recipe(str(path), (), {"mode": "baseline"}).report.paper is not None
     path.write_text("{task: classify, report: {paper: {emb: {mean: 1.0}}}}", "utf-8")
     assert load_recipe(str(path), ["data.source=digits"]).report.paper is None
+
+
+@pytest.mark.parametrize("mode", [mode.name for mode in MODES.values() if not mode.takes_table])
+def test_settings_reach_a_worker_process_whole(mode: str) -> None:
+    settings = load_recipe("digits", (), {"mode": mode})
+    assert pickle.loads(pickle.dumps(settings)) == settings

@@ -2,8 +2,8 @@
 
 import pytest
 
+from labelemb.errors import InputError
 from labelemb.losses.catalogue import MODES
-from labelemb.settings.config import InputError
 from labelemb.settings.recipe import load_recipe
 
 NOT_FUSED = [mode.name for mode in MODES.values() if not mode.is_fused]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.small_runs import write_image_cache
 
-from labelemb.classify.images import load_images
+from labelemb.classify.image_inputs import load_image_inputs
 from labelemb.classify.task import ClassifyTask
 from labelemb.run_folder import RunFolder
 from labelemb.settings.config import ClassifySettings
@@ -40,7 +40,7 @@ def settings_of(name: str, tmp_path: Path, mode: str) -> ClassifySettings:
 @pytest.mark.parametrize("name", IMAGES)
 def test_every_image_recipe_takes_two_steps(tmp_path: Path, name: str, mode: str) -> None:
     settings = settings_of(name, tmp_path, mode)
-    task = ClassifyTask(settings, load_images(settings.data), torch.device("cpu"), RunFolder(tmp_path / "run"))
+    task = ClassifyTask(settings, load_image_inputs(settings), torch.device("cpu"), RunFolder(tmp_path / "run"))
     loop = Loop(task, settings, task.folder, lambda *_: None)
     before = [parameter.detach().clone() for parameter in task.module.parameters()]
     assert task.num_batches == 2

@@ -3,21 +3,21 @@ from typing import Any
 
 import pytest
 import torch
+from tests.small_text import small_network
 from torch import Tensor
 
 from labelemb.text.beam import Hypothesis, State, beam_search, greedy
 from labelemb.text.corpus.vocab import BOS, EOS
-from labelemb.text.lstm import NETWORKS, AttentionLSTM
-from labelemb.text.transformer import Transformer
+from labelemb.text.lstm import AttentionLSTM
+from labelemb.text.translate import NETWORKS, Network
 
-Network = AttentionLSTM | Transformer
 Scored = tuple[list[int], float]
 
 
 def make_network(name: str, *, seed: int = 0) -> Network:
     """Untrained, with weights that make sentences end after different numbers of words, some only at the limit."""
     torch.manual_seed(seed)
-    network = NETWORKS[name](12, 9, hidden=16, layers=2, dropout=0.0).double().eval()
+    network = small_network(name, 12, 9).double().eval()
     with torch.no_grad():
         network.head.weight.mul_(4)
         network.head.bias[EOS] -= 0.2 if name == "lstm" else 2.0

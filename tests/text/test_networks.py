@@ -1,21 +1,24 @@
+from typing import Any
+
 import pytest
 import torch
+from tests.small_text import small_network
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 
 from labelemb.text.beam import State, greedy, select
 from labelemb.text.corpus.vocab import BOS, EOS, PAD
-from labelemb.text.lstm import NETWORKS, AttentionLSTM
+from labelemb.text.lstm import AttentionLSTM
 from labelemb.text.transformer import Transformer
+from labelemb.text.translate import NETWORKS, Network
 
-Network = AttentionLSTM | Transformer
 Batch = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # source, its lengths, target in, target out, its lengths
 
 
 def make_network(name: str, *, shared: bool = False, layers: int = 2) -> Network:
     torch.manual_seed(3)
-    network = NETWORKS[name](13, 13 if shared else 11, hidden=16, layers=layers, dropout=0.0, shared=shared)
+    network = small_network(name, 13, 13 if shared else 11, layers=layers, shared=shared)
     return network.double().eval()
 
 
@@ -70,7 +73,8 @@ def reference_features(network: AttentionLSTM, source: Tensor, target_in: Tensor
 @pytest.mark.parametrize("query_tanh", [False, True])
 def test_lstm_equals_the_formulas_sentence_by_sentence(query_tanh: bool) -> None:
     torch.manual_seed(0)
-    network = AttentionLSTM(13, 11, hidden=16, layers=2, dropout=0.5, query_tanh=query_tanh).double().eval()
+    options: dict[str, Any] = {"hidden": 16, "layers": 2, "dropout": 0.5, "shared": False}
+    network = AttentionLSTM(13, 11, query_tanh=query_tanh, **options).double().eval()
     batch = make_batch([5, 2, 7], [4, 6, 1])
     expected = [
         reference_features(network, source[:length], target[:steps])
@@ -162,12 +166,12 @@ def test_shared_is_one_embedding_for_both_sides(name: str) -> None:
     assert network.target_embedding is network.source_embedding
     assert sum(parameter.shape == (13, 16) for parameter in network.parameters()) == 2  # and the classifier
     with pytest.raises(ValueError, match="one vocabulary, got 13 and 11"):
-        NETWORKS[name](13, 11, hidden=16, shared=True)
+        small_network(name, 13, 11, shared=True)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_dropout_acts_in_training_alone(name: str) -> None:
-    network = NETWORKS[name](13, 11, hidden=16, dropout=0.5)
+    network = small_network(name, 13, 11, dropout=0.5)
     batch = make_batch([5, 2, 7], [4, 6, 1])
     assert not torch.equal(features_of(network, batch), features_of(network, batch))
     network.eval()
@@ -176,11 +180,12 @@ def test_dropout_acts_in_training_alone(name: str) -> None:
 
 def test_transformer_refuses_heads_that_do_not_divide_the_features() -> None:
     with pytest.raises(ValueError, match="hidden is 20: expected a multiple of the 8 heads"):
-        Transformer(13, 11, hidden=20)
+        small_network("transformer", 13, 11, hidden=20)
 
 
 def test_transformer_layers_start_from_different_weights() -> None:
-    network = Transformer(13, 11, hidden=16, layers=2)
+    network = small_network("transformer", 13, 11, dropout=0.2)
+    assert isinstance(network, Transformer)
     for stack in (network.encoder, network.decoder):
         first, second = (dict(layer.named_parameters()) for layer in stack.layers)
         assert all(not torch.equal(first[key], second[key]) for key in first if first[key].dim() > 1)
@@ -197,7 +202,7 @@ def reversal_batch(rows: int) -> Batch:
 @pytest.mark.parametrize(("name", "rows"), [("lstm", 64), ("transformer", 32)])
 def test_a_model_learns_to_reverse_sequences(name: str, rows: int) -> None:
     torch.manual_seed(0)
-    network = NETWORKS[name](14, 14, hidden=64, layers=1, dropout=0.0)
+    network = small_network(name, 14, 14, hidden=64, layers=1)
     updates = 300
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-3, fused=True)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, updates)

@@ -1,7 +1,9 @@
 """The paper's text scripts are labelemb commands, and work as its README prints them."""
 
 import runpy
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,10 +24,13 @@ SMALL = ["epochs=1", "batch_size=20", "model.hidden=8", "emb.rank=4", "emb.soft_
 
 
 @pytest.fixture(autouse=True)
-def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(PAPER)  # as `python paper/train.py` does
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # the scripts set it: put back afterwards
+    handler = signal.getsignal(signal.SIGINT)  # and so do the command's signals
+    yield
+    signal.signal(signal.SIGINT, handler)
 
 
 def run_script(monkeypatch: pytest.MonkeyPatch, script: str, *options: str) -> int:
@@ -68,6 +73,6 @@ def test_options_become_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 def test_a_stopped_run_goes_on_with_restore(monkeypatch: pytest.MonkeyPatch) -> None:
     write_texts(Path())
     run_script(monkeypatch, "preprocess.py", *FILES, "-save_data", "data/iwslt15/iwslt.low.train.pt", "-lower")
-    options = ["-config", "iwslt.yaml", *SMALL]
+    options = ["-config", "iwslt.yaml", "-loss", "emb", *SMALL]
     assert [run_script(monkeypatch, "train.py", *options) for _ in range(2)] == [0, 2]
     assert run_script(monkeypatch, "train.py", *options, "-restore", "data/iwslt15/label_embedding/checkpoint.pt") == 0

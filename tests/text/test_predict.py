@@ -7,7 +7,8 @@ import torch
 from tests.small_text import run, small_task, write_corpus
 
 import labelemb.text.predict
-from labelemb.settings.config import InputError, TextSettings
+from labelemb.errors import InputError
+from labelemb.settings.config import TextSettings
 from labelemb.text.corpus.vocab import UNK
 from labelemb.text.predict import PredictOptions, predict_text
 from labelemb.text.task import TextTask
@@ -185,6 +186,7 @@ def test_weights_that_do_not_fit_the_vocabulary_are_refused(
 ) -> None:
     task = run(small_task(tmp_path / "runs", corpus_folder, "baseline", "epochs=1"))
     other = small_task(tmp_path / "other", write_corpus(tmp_path, ("one", "two", "three")), "baseline")
+    other.begin()
     for name in ("corpus.json", "source.vocabulary.json", "target.vocabulary.json"):
         (task.folder.path / name).write_bytes((other.folder.path / name).read_bytes())
     with pytest.raises(InputError, match=r"best checkpoint does not fit .* vocabularies of 7 and 7"):
@@ -193,6 +195,7 @@ def test_weights_that_do_not_fit_the_vocabulary_are_refused(
 
 def test_run_without_a_checkpoint_is_refused(corpus_folder: Path, options: PredictOptions, tmp_path: Path) -> None:
     task = small_task(tmp_path / "runs", corpus_folder, "baseline")
+    task.begin()
     for checkpoint, message in {"best": "no best network yet", "last": "no checkpoint yet"}.items():
         with pytest.raises(InputError, match=message):
             predict(task, replace(options, src=corpus_folder.parent / "test.src", checkpoint=checkpoint))

@@ -1,14 +1,17 @@
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
-from tests.small_text import MakeTask, run, write_corpus
+from tests.small_text import SMALL, MakeTask, run, write_corpus
 
 import labelemb.training.engine
+from labelemb.errors import InputError
+from labelemb.experiments.job import Job, execute
 from labelemb.losses.table import LabelTable
-from labelemb.settings.config import InputError
+from labelemb.run_folder import RunFolder
+from labelemb.settings.recipe import load_recipe
 from labelemb.text.run_files import BestNetwork
 from labelemb.text.task import TextTask
 from labelemb.training.checkpoint import load_newest
@@ -23,15 +26,17 @@ def rows_of(task: TextTask) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key != "seconds"} for row in task.folder.metrics]
 
 
-def kill_after(task: TextTask, steps: int) -> None:
-    """Train and die without a word after so many steps."""
+def kill_after(task: TextTask, steps: int) -> list[str]:
+    """Train and die without a word after so many steps; what was said before the first."""
+    said: list[str] = []
 
     def progress(done: int, planned: int, message: str) -> None:
         if done == steps and not message:
             raise Killed
 
     with pytest.raises(Killed):
-        train(cast(Any, task), task.settings, task.folder, progress)
+        train(task, task.settings, task.folder, progress, said.append)
+    return said
 
 
 def test_step_equals_loss_over_the_logits_of_unpadded_tokens(make_task: MakeTask) -> None:
@@ -40,20 +45,20 @@ def test_step_equals_loss_over_the_logits_of_unpadded_tokens(make_task: MakeTask
     batch = next(task.batches(0, 0))
     terms = task.module(*batch).terms
     network, criterion = task.module.network, task.module.criterion
-    features = network.features(*batch[:4])
-    expected = criterion.terms(network.head(features), batch[4], features)
-    assert len(batch[4]) == int(batch[3].sum()) < batch[2].numel()
+    features = network.features(batch.source, batch.source_lengths, batch.target_in, batch.target_lengths)
+    expected = criterion.terms(network.head(features), batch.target, features)
+    assert len(batch.target) == int(batch.target_lengths.sum()) < batch.target_in.numel()
     torch.testing.assert_close(torch.stack(terms), torch.stack(expected), rtol=1e-10, atol=1e-10)
 
 
 def test_batches_are_a_function_of_seed_and_epoch_and_leave_the_random_state_alone(make_task: MakeTask) -> None:
     task, again, other = make_task("baseline"), make_task("emb"), make_task("baseline", seed=1)
     state = torch.get_rng_state()
-    first = [batch[4].tolist() for batch in task.batches(1, 0)]
+    first = [batch.target.tolist() for batch in task.batches(1, 0)]
     assert torch.equal(torch.get_rng_state(), state)
-    assert [batch[4].tolist() for batch in again.batches(1, 2)] == first[2:]
-    assert [batch[4].tolist() for batch in other.batches(1, 0)] != first
-    assert [batch[4].tolist() for batch in task.batches(2, 0)] != first
+    assert [batch.target.tolist() for batch in again.batches(1, 2)] == first[2:]
+    assert [batch.target.tolist() for batch in other.batches(1, 0)] != first
+    assert [batch.target.tolist() for batch in task.batches(2, 0)] != first
 
 
 def test_all_modes_of_a_seed_start_from_the_same_network(make_task: MakeTask) -> None:
@@ -98,7 +103,7 @@ def test_table_of_other_words_is_refused(make_task: MakeTask, tmp_path: Path) ->
 
 
 def test_soft_weight_switches_at_soft_after_and_after_a_resume(
-    make_task: MakeTask, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    make_task: MakeTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(labelemb.training.engine, "checkpoint_pause", lambda save_seconds: 0.0)
     overrides = ("epochs=3", "emb.soft_after=7")
@@ -109,8 +114,7 @@ def test_soft_weight_switches_at_soft_after_and_after_a_resume(
         task.module.register_forward_pre_hook(lambda module, _: seen.append(module.criterion.soft_weight))
         return task
 
-    kill_after(watched(), 9)
-    assert "soft labels from epoch 2 of 3" in capsys.readouterr().err
+    assert kill_after(watched(), 9) == ["emb: soft labels from epoch 2 of 3"]
     assert seen == [0.0] * 7 + [1.0] * 2
     seen.clear()
     run(watched())
@@ -208,7 +212,7 @@ def test_perplexity_is_that_of_the_hard_term_whatever_the_mode(make_task: MakeTa
     for mode in ("smoothing", "emb", "baseline"):
         task = make_task(mode)
         task.module.eval()
-        values.add(task.end_epoch(1)["valid_perplexity"])
+        values.add(task.evaluate_epoch(1)["valid_perplexity"])
     split, network = task.corpus.valid, task.module.network
     total = count = 0.0
     for index in range(len(split)):
@@ -223,7 +227,8 @@ def test_perplexity_is_that_of_the_hard_term_whatever_the_mode(make_task: MakeTa
 
 
 def test_corpus_without_a_test_text_is_scored_on_the_development_text(make_task: MakeTask, tmp_path: Path) -> None:
-    from labelemb.text.corpus.preprocess import PreprocessOptions, preprocess
+    from labelemb.settings.preprocess import PreprocessOptions
+    from labelemb.text.corpus.preprocess import preprocess
 
     write_corpus(tmp_path)
     files: dict[str, Any] = {
@@ -243,7 +248,7 @@ def test_missing_corpus_is_named_with_its_source(make_task: MakeTask, tmp_path: 
 
 
 def test_run_started_with_other_vocabularies_is_refused(make_task: MakeTask, tmp_path: Path) -> None:
-    make_task("baseline")
+    make_task("baseline").begin()
     other = write_corpus(tmp_path, ("one", "two", "three", "four"))
     with pytest.raises(InputError, match="started with other vocabularies"):
         make_task("baseline", corpus=other)
@@ -253,6 +258,16 @@ def test_soft_after_that_is_never_reached_is_refused(make_task: MakeTask) -> Non
     with pytest.raises(InputError, match=r"after 10 updates, but the run has only 10"):
         run(make_task("emb", "emb.soft_after=10"))
     run(make_task("baseline", "emb.soft_after=10"))
+
+
+def test_a_run_refused_for_soft_after_leaves_no_folder(tmp_path: Path) -> None:
+    """A folder left behind would hold its vocabularies, and refuse the corrected corpus."""
+    overrides = [*SMALL, "emb.rank=8", "emb.soft_after=10", "device=cpu"]
+    settings = load_recipe("translate", overrides, {"mode": "emb", "data.path": str(write_corpus(tmp_path))})
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(InputError, match="after 10 updates"):
+        execute(Job(settings, folder))
+    assert not folder.path.exists()
 
 
 def test_settings_that_do_not_go_together_are_refused(make_task: MakeTask) -> None:

@@ -19,18 +19,20 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import labelemb
-from labelemb.classify.images import load_images
+from labelemb.classify.image_inputs import load_image_inputs
 from labelemb.classify.task import ClassifyTask
 from labelemb.commands import app as cli
-from labelemb.experiments.comparison import execute
+from labelemb.errors import InputError
+from labelemb.experiments.job import execute
 from labelemb.losses.catalogue import MODES
 from labelemb.run_folder import RunFolder
-from labelemb.settings.config import InputError, ScheduleSettings
+from labelemb.settings.config import ScheduleSettings
 from labelemb.training import engine
 from labelemb.training.checkpoint import load_newest, save_checkpoint
-from labelemb.training.engine import Loop, checkpoint_pause, planned_soft_after
-from labelemb.training.optimizers import learning_rate_factor, make_optimizers
+from labelemb.training.engine import Loop, checkpoint_pause
+from labelemb.training.optimizers import learning_rate_factor, make_optimizers, planned_soft_after
 from labelemb.training.stopping import Stopped, StopSignals
+from labelemb.training.task import Task
 
 NUM_STEPS = 12  # of a small run: 3 epochs of 4
 
@@ -47,7 +49,7 @@ def signal_after(step: int, number: signal.Signals) -> Callable[[int, int, str],
 
 def make_task(folder: Path, *overrides: str, mode: str = "emb", seed: int = 0) -> ClassifyTask:
     settings = small_settings(*overrides, mode=mode, seed=seed)
-    return ClassifyTask(settings, load_images(settings.data), torch.device("cpu"), RunFolder(folder))
+    return ClassifyTask(settings, load_image_inputs(settings), torch.device("cpu"), RunFolder(folder))
 
 
 def make_loop(folder: Path, *overrides: str, mode: str = "emb") -> Loop:
@@ -55,7 +57,7 @@ def make_loop(folder: Path, *overrides: str, mode: str = "emb") -> Loop:
     return Loop(task, task.settings, task.folder, lambda *_: None)
 
 
-def first_batch(task: ClassifyTask) -> tuple[Tensor, Tensor]:
+def first_batch(task: Task) -> tuple[Any, ...]:
     return next(task.batches(0, 0))
 
 
@@ -101,7 +103,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_path: Path, mode: str, step:
     assert what_was_learned(job.folder) == what_was_learned(whole)
 
 
-@pytest.mark.parametrize("moment", ["end_epoch", "finish"])
+@pytest.mark.parametrize("moment", ["evaluate_epoch", "finish"])
 def test_a_run_stopped_after_its_last_step_resumes_to_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
@@ -259,7 +261,7 @@ def test_an_epoch_s_steps_read_nothing_back(
     assert reads.functions <= allowed
     reads.functions.clear()
     loop.training_row()
-    assert reads.functions == {"engine.training_row"}
+    assert reads.functions == {"epoch_sums.means"}
 
 
 def test_large_checkpoints_take_a_twentieth_of_the_time_at_most() -> None:
@@ -439,8 +441,7 @@ def test_training_columns_are_means_over_all_items_with_a_short_last_batch(tmp_p
     still = ("optimizer.lr=1e-30", "optimizer.criterion_lr=1e-30", "epochs=1", "data.limit=50")
     row = small_run(tmp_path, *still).metrics[0]
     task = make_task(tmp_path, *still)
-    inputs, target = task.inputs.plain(task.train.images), task.train.labels
-    output = task.module(inputs, target)
+    output = task.module(task.data.train.inputs(slice(None)), task.data.train.labels)
     assert output.num_items == 50
     assert row["train_error"] == output.num_errors.item() / 50
     for name, value in output.terms._asdict().items():
@@ -487,9 +488,9 @@ def test_a_criterion_without_parameters_needs_no_optimiser(tmp_path: Path, mode:
 
 
 def test_the_clip_is_taken_over_the_network_alone(tmp_path: Path) -> None:
-    def gradients(*overrides: str) -> tuple[Tensor, list[Tensor]]:
+    def gradients(*overrides: str) -> tuple[Tensor, list[Tensor | None]]:
         loop = make_loop(tmp_path, *overrides)
-        loop.take_step(first_batch(loop.task))  # type: ignore[arg-type]
+        loop.take_step(first_batch(loop.task))
         network = [parameter.grad for parameter in loop.network.parameters() if parameter.grad is not None]
         own = [parameter.grad for parameter in loop.criterion.parameters()]
         return nn.utils.get_total_norm(network), own
@@ -529,7 +530,7 @@ def test_the_schedule_reaches_both_optimisers(tmp_path: Path) -> None:
     schedule = ("schedule.name=step", "schedule.every=1", "schedule.factor=0.5")
     loop = make_loop(tmp_path, *schedule, "optimizer.lr=0.4", "optimizer.criterion_lr=0.2")
     loop.epoch = 2
-    loop.take_step(first_batch(loop.task))  # type: ignore[arg-type]
+    loop.take_step(first_batch(loop.task))
     assert [optimizer.param_groups[0]["lr"] for optimizer in loop.optimizers] == pytest.approx([0.1, 0.05])
 
 
@@ -549,6 +550,11 @@ def test_soft_labels_join_in_after_their_update(
     monkeypatch.setattr(Loop, "take_step", watched)
     small_run(tmp_path, f"emb.soft_after={soft_after}", "emb.soft_weight=0.7")
     assert weights == [0.0] * expected + [0.7] * (NUM_STEPS - expected)
+
+
+def test_when_soft_labels_join_in_is_told_under_quiet_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli._run(command(tmp_path, "emb.soft_after=5")) == 0
+    assert one_line(capsys) == "emb: soft labels from epoch 2 of 3"
 
 
 @pytest.mark.parametrize("mode", ["baseline", "smoothing", "tfkd", "online-smoothing"])

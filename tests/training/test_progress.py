@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from tests.small_runs import small_settings
 
-from labelemb.classify.images import load_images
+from labelemb.classify.image_inputs import load_image_inputs
 from labelemb.classify.task import ClassifyTask
 from labelemb.losses.soft_label import SoftLabelLoss
 from labelemb.run_folder import RunFolder
@@ -14,7 +14,7 @@ from labelemb.training.engine import Loop
 
 def make_loop(folder: Path) -> Loop:
     settings = small_settings(mode="maxsup")
-    task = ClassifyTask(settings, load_images(settings.data), torch.device("cpu"), RunFolder(folder))
+    task = ClassifyTask(settings, load_image_inputs(settings), torch.device("cpu"), RunFolder(folder))
     return Loop(task, settings, task.folder, lambda *_: None)
 
 

@@ -19,14 +19,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from labelemb.errors import InputError
 from labelemb.files import write_atomically
-from labelemb.settings.config import ImageDataSettings, InputError
+from labelemb.settings.config import ImageDataSettings
 
 _FORMAT, _VERSION = "labelemb.images", "1"
 
 
 @dataclass(frozen=True)
-class Split:
+class ImageSplit:
     """Images (N, channels, H, W) uint8, or float32 in their own units, and labels (N,) int64."""
 
     images: Tensor
@@ -35,17 +36,17 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def to(self, device: torch.device) -> "Split":
-        return Split(self.images.to(device), self.labels.to(device))
+    def to(self, device: torch.device) -> "ImageSplit":
+        return ImageSplit(self.images.to(device), self.labels.to(device))
 
 
 @dataclass(frozen=True)
 class ImageData:
     """A data set: its splits, the names of its labels, and the pixel value that stands for 1."""
 
-    train: Split
-    validation: Split | None
-    test: Split
+    train: ImageSplit
+    validation: ImageSplit | None
+    test: ImageSplit
     label_names: list[str]
     scale: float
 
@@ -56,6 +57,11 @@ class ImageData:
     @property
     def image_shape(self) -> tuple[int, ...]:
         return tuple(self.train.images.shape[1:])
+
+    def to(self, device: torch.device) -> "ImageData":
+        """The same data on a device."""
+        validation = None if self.validation is None else self.validation.to(device)
+        return replace(self, train=self.train.to(device), validation=validation, test=self.test.to(device))
 
 
 def load_images(settings: ImageDataSettings, *, download: bool = False) -> ImageData:
@@ -88,8 +94,8 @@ def _divided(data: ImageData, settings: ImageDataSettings) -> ImageData:
     if held_out >= len(labels):
         raise InputError(f"data.validation={held_out}: the training set has only {len(labels)} images")
     last = None if settings.limit is None else held_out + settings.limit
-    validation = Split(images[:held_out], labels[:held_out]) if held_out else None
-    return replace(data, train=Split(images[held_out:last], labels[held_out:last]), validation=validation)
+    validation = ImageSplit(images[:held_out], labels[:held_out]) if held_out else None
+    return replace(data, train=ImageSplit(images[held_out:last], labels[held_out:last]), validation=validation)
 
 
 @lru_cache(maxsize=1)
@@ -102,9 +108,9 @@ def _digits() -> ImageData:
     parts = train_test_split(pixels, labels, test_size=0.4, stratify=labels, random_state=0)
     train_pixels, test_pixels, train_labels, test_labels = (np.asarray(part) for part in parts)
 
-    def split(values: np.ndarray[Any, Any], targets: np.ndarray[Any, Any]) -> Split:
+    def split(values: np.ndarray[Any, Any], targets: np.ndarray[Any, Any]) -> ImageSplit:
         images = torch.from_numpy(values.astype(np.uint8)).reshape(-1, 1, 8, 8)
-        return Split(images, torch.from_numpy(targets.astype(np.int64)))
+        return ImageSplit(images, torch.from_numpy(targets.astype(np.int64)))
 
     names = [str(digit) for digit in range(10)]
     return ImageData(split(train_pixels, train_labels), None, split(test_pixels, test_labels), names, scale=16.0)
@@ -168,7 +174,7 @@ def _decoded(source: dict[str, Any], settings: ImageDataSettings, cache: Path) -
     return data
 
 
-def _decode_split(dataset: Any, settings: ImageDataSettings) -> Split:
+def _decode_split(dataset: Any, settings: ImageDataSettings) -> ImageSplit:
     column = _image_column(dataset, settings)
     images = [np.asarray(image) for image in dataset[column]]
     shapes = {image.shape for image in images}
@@ -178,7 +184,7 @@ def _decode_split(dataset: Any, settings: ImageDataSettings) -> Split:
     if stacked.ndim == 3:
         stacked = stacked[..., None]
     labels = np.asarray(dataset[_label_column(dataset, settings)], dtype=np.int64)
-    return Split(torch.from_numpy(np.ascontiguousarray(stacked.transpose(0, 3, 1, 2))), torch.from_numpy(labels))
+    return ImageSplit(torch.from_numpy(np.ascontiguousarray(stacked.transpose(0, 3, 1, 2))), torch.from_numpy(labels))
 
 
 def _image_column(dataset: Any, settings: ImageDataSettings) -> str:
@@ -200,9 +206,10 @@ def _column(dataset: Any, kind: str, wanted: str | None, setting: str) -> str:
 
 def _write_cache(data: ImageData, path: Path) -> None:
     tensors = {
-        f"{name}_{part}": getattr(getattr(data, name), part)
-        for name in ("train", "test")
-        for part in ("images", "labels")
+        "train_images": data.train.images,
+        "train_labels": data.train.labels,
+        "test_images": data.test.images,
+        "test_labels": data.test.labels,
     }
     metadata = {"format": _FORMAT, "version": _VERSION, "label_names": json.dumps(data.label_names)}
     write_atomically(path, save(tensors, metadata=metadata | {"scale": str(data.scale)}))
@@ -225,8 +232,8 @@ def _read_cache(path: Path) -> ImageData:
     if found != (_FORMAT, _VERSION) or sorted(tensors) != expected:
         wanted = f"format {_FORMAT} with tensors {', '.join(expected)}, version {_VERSION}"
         raise InputError(f"{path}: expected {wanted}; got {sorted(tensors)} and {found}")
-    train = Split(tensors["train_images"], tensors["train_labels"])
-    test = Split(tensors["test_images"], tensors["test_labels"])
+    train = ImageSplit(tensors["train_images"], tensors["train_labels"])
+    test = ImageSplit(tensors["test_images"], tensors["test_labels"])
     data = ImageData(train, None, test, *_names_and_scale(path, metadata))
     _check(data, str(path))
     return replace(data, train=_indexed(train), test=_indexed(test))
@@ -243,8 +250,8 @@ def _names_and_scale(path: Path, metadata: Mapping[str, str]) -> tuple[list[str]
     return names, scale
 
 
-def _indexed(split: Split) -> Split:
-    return Split(split.images, split.labels.long())
+def _indexed(split: ImageSplit) -> ImageSplit:
+    return ImageSplit(split.images, split.labels.long())
 
 
 def _check(data: ImageData, origin: str) -> None:

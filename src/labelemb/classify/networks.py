@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from labelemb.errors import InputError
+
 
 class Classifier(nn.Module, ABC):
     """A network whose last layer is `head`, linear on `features`.
@@ -118,7 +120,7 @@ class ResNet(Classifier):
         pool: side of the average pooling at the end; None averages over the whole map.
 
     Raises:
-        ValueError: the images are too small for the last pooling.
+        InputError: the images are too small for the last pooling.
     """
 
     def __init__(
@@ -183,7 +185,7 @@ NETWORKS: dict[str, Callable[..., Classifier]] = {
 
 def _image_shape(input_shape: Sequence[int], smallest: int) -> tuple[int, int, int]:
     if len(input_shape) != 3 or min(input_shape[1:]) < smallest:
-        raise ValueError(
+        raise InputError(
             f"this network takes images (channels, height, width) of at least {smallest} x {smallest} pixels, "
             f"got inputs of shape {tuple(input_shape)}: choose another network (model.name=mlp takes any shape)"
         )

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 
-from labelemb.classify.images import load_images
+from labelemb.classify.image_inputs import load_image_inputs
 from labelemb.classify.task import ClassifyTask
+from labelemb.errors import InputError
 from labelemb.files import write_atomically
 from labelemb.run_folder import RunFolder
-from labelemb.settings.config import ClassifySettings, InputError
+from labelemb.settings.config import ClassifySettings
 from labelemb.training.checkpoint import load_newest
 
 
@@ -35,8 +36,9 @@ def predict_images(
     state = load_newest(folder.checkpoints)
     if state is None:
         raise InputError(f"{folder.checkpoints}: no checkpoint yet")
-    source = settings.data if data_path is None else settings.data.model_copy(update={"path": data_path})
-    data = load_images(source)
+    if data_path is not None:
+        settings = settings.model_copy(update={"data": settings.data.model_copy(update={"path": data_path})})
+    data = load_image_inputs(settings)
     task = ClassifyTask(settings, data, device, folder)
     try:
         task.module.load_state_dict(state["module"])
@@ -46,10 +48,10 @@ def predict_images(
     table, num_errors = io.StringIO(), 0
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["predicted", *data.label_names])
-    for logits, labels in task.predict(task.test):
+    for logits, labels in task.predict(task.data.test):
         predicted = logits.argmax(dim=1)
         num_errors += int((predicted != labels).sum())
         for index, row in zip(predicted.tolist(), logits.float().softmax(dim=1).tolist(), strict=True):
             writer.writerow([data.label_names[index], *(f"{value:.6f}" for value in row)])
     write_atomically(output, table.getvalue().encode())
-    return f"test error {100 * num_errors / len(task.test):.2f} % of {len(task.test)} images"
+    return f"test error {100 * num_errors / len(data.test):.2f} % of {len(data.test)} images"

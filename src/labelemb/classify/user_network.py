@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from labelemb.classify.networks import Classifier
+from labelemb.errors import InputError
 
 
 class UserNetwork(Classifier):
@@ -107,11 +108,11 @@ def load_network(spec: str, input_shape: Sequence[int], num_classes: int) -> Cla
         num_classes: C.
 
     Raises:
-        ValueError: no such module, function or network, or one that is no classifier of C classes.
+        InputError: no such module, function or network, or one that is no classifier of C classes.
     """
     module, separator, name = spec.partition(":")
     if not (module and separator and name):
-        raise ValueError(f"--model {spec}: expected module:function or timm:NAME, such as my_networks:small")
+        raise InputError(f"--model {spec}: expected module:function or timm:NAME, such as my_networks:small")
     try:
         if module == "timm":
             network = _timm_network(name, input_shape, num_classes)
@@ -119,7 +120,7 @@ def load_network(spec: str, input_shape: Sequence[int], num_classes: int) -> Cla
             network = _imported_network(module, name, input_shape, num_classes)
         return UserNetwork(network, input_shape, num_classes)
     except ValueError as error:
-        raise ValueError(f"--model {spec}: {error}") from error
+        raise InputError(f"--model {spec}: {error}") from error
 
 
 def _imported_network(module: str, name: str, input_shape: Sequence[int], num_classes: int) -> nn.Module:

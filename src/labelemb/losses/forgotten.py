@@ -80,9 +80,10 @@ class ForgottenParameters:
         still = []
         for name in self._marks.keys() & waiting.keys():
             positions, values = self._marks[name]
+            gradient = waiting[name].grad
             if not torch.equal(_values(waiting[name], positions), values):
                 self._moved.add(name)
-            elif waiting[name].grad.flatten()[positions].any():  # type: ignore[union-attr]
+            elif gradient is not None and gradient.flatten()[positions].any():
                 still.append(name)
         if self._moved:  # rounding, too, keeps single parameters of a narrow type where they are
             still = [name for name in still if waiting[name].itemsize >= torch.float32.itemsize]

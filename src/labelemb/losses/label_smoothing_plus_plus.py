@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from labelemb.losses.items import expected, expected_rows, is_distribution
 from labelemb.losses.soft_label import Options, SoftLabelLoss
-from labelemb.losses.table import check_dense
+from labelemb.losses.soft_rows import check_dense
 from labelemb.losses.terms import widened
 
 

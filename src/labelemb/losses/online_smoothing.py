@@ -8,7 +8,7 @@ from torch import Tensor
 
 from labelemb.losses.items import Items, expected_rows, is_distribution, targets_and_factors
 from labelemb.losses.soft_label import Options, TwoTermLoss
-from labelemb.losses.table import check_dense
+from labelemb.losses.soft_rows import check_dense
 from labelemb.losses.terms import widened
 
 

@@ -74,7 +74,9 @@ class RankAgreement:
         """Leave our values, under one key that is written again each time, and read the neighbour's if it has any."""
         if self._number is None:
             self._number = next(_numbers)
-        store = dist.group.WORLD.get_group_store()  # type: ignore[union-attr]
+        group = dist.group.WORLD
+        assert group is not None
+        store = group.get_group_store()
         rank, num_ranks = dist.get_rank(), dist.get_world_size()
         store.set(f"labelemb/{self._number}/{rank}", json.dumps(ours))
         key = f"labelemb/{self._number}/{(rank - 1) % num_ranks}"

@@ -17,6 +17,13 @@ class LossTerms(NamedTuple):
     head. cap: its confidence above the cap. match: cross entropy of the label table with the auxiliary predictions of
     the matched items. total: hard_weight*hard + soft_weight*soft + aux + cap_weight*cap + match, what `forward`
     returns. A mode without a term has 0 there; what others than label embedding have there, their criterion says.
+
+    Example:
+        >>> from labelemb import LabelEmbeddingLoss
+        >>> criterion = LabelEmbeddingLoss(num_features=8, num_classes=3)
+        >>> terms = criterion.terms(torch.zeros(2, 3), torch.tensor([0, 1]), torch.zeros(2, 8))
+        >>> round(terms.hard.item(), 4)  # log 3, whatever its weight in the total
+        1.0986
     """
 
     hard: Tensor

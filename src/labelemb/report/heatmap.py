@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from labelemb.errors import InputError
 from labelemb.report.learned_labels import Array, LabelTables, chosen_labels
 from labelemb.report.style import style
 
@@ -19,12 +20,12 @@ def heatmap_labels(tables: LabelTables, labels: Sequence[str] | None) -> list[in
     """The labels to show: those asked for, or all up to 30, or the 15 with the largest off-diagonal values.
 
     Raises:
-        ValueError: a label that the table does not have, or more than 30 of them.
+        InputError: a label that the table does not have, or more than 30 of them.
     """
     if labels:
         chosen = chosen_labels(tables, labels)
         if len(chosen) > MAX_LABELS:
-            raise ValueError(f"the heat map shows at most {MAX_LABELS} labels, {len(chosen)} were asked for")
+            raise InputError(f"the heat map shows at most {MAX_LABELS} labels, {len(chosen)} were asked for")
         return chosen
     return list(range(tables.num_labels)) if tables.num_labels <= MAX_LABELS else tables.strongest(NUM_STRONGEST)
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from labelemb.errors import InputError
 from labelemb.report.summary import Results, Run
 from labelemb.table_file import checked_label_names
 
@@ -32,7 +33,7 @@ class LabelTables:
         runs: at least one, each with a table.
 
     Raises:
-        ValueError: a file is damaged, or two tables have different labels.
+        InputError: a file is damaged, or two tables have different labels.
     """
 
     def __init__(self, name: str, runs: Sequence[Run]) -> None:
@@ -41,7 +42,7 @@ class LabelTables:
         labels = [_read_labels(run.folder.table) for run in runs]
         for run, other in zip(runs, labels, strict=True):
             if other != labels[0]:
-                raise ValueError(f"{runs[0].folder.table} and {run.folder.table} have different labels")
+                raise InputError(f"{runs[0].folder.table} and {run.folder.table} have different labels")
         self.names, self.num_labels = labels[0], len(labels[0])
         self._index = {name: index for index, name in reversed(list(enumerate(self.names)))}
 
@@ -61,7 +62,7 @@ class LabelTables:
             soft = logits / logits.sum(axis=1, keepdims=True)
             if np.isnan(soft).any():
                 name = self.names[labels[int(np.isnan(soft).any(axis=1).argmax())]]
-                raise ValueError(f"{run.folder.table}: the row of label {name!r} has no soft labels: it holds NaN")
+                raise InputError(f"{run.folder.table}: the row of label {name!r} has no soft labels: it holds NaN")
             yield soft
 
     def rows(self, labels: Sequence[int]) -> Array:
@@ -115,17 +116,17 @@ def chosen_labels(tables: LabelTables, labels: Sequence[str]) -> list[int]:
     """Indices of labels that somebody asked for, each once.
 
     Raises:
-        ValueError: the table has no such label; the nearest name is given. Or several labels have that name.
+        InputError: the table has no such label; the nearest name is given. Or several labels have that name.
     """
     indices = []
     for label in labels:
         index = tables.find(label)
         if index is None:
             close = get_close_matches(label, tables.names[:NUM_SEARCHED], 1)
-            raise ValueError(f"the table has no label {label!r}" + (f", nearest is {close[0]!r}" if close else ""))
+            raise InputError(f"the table has no label {label!r}" + (f", nearest is {close[0]!r}" if close else ""))
         same = [other for other, name in enumerate(tables.names) if name == label]
         if len(same) > 1:
-            raise ValueError(f"labels {same[0]} and {same[-1]} are both named {label!r}: ask by number")
+            raise InputError(f"labels {same[0]} and {same[-1]} are both named {label!r}: ask by number")
         indices.append(index)
     return list(dict.fromkeys(indices))
 
@@ -161,14 +162,14 @@ def _read_labels(path: Path) -> list[str]:
             names = checked_label_names(path, file.metadata() or {})
             name = next((name for name in ("weight", "rows.weight") if name in file.keys()), None)  # noqa: SIM118
             if name is None:
-                raise ValueError(f"{path} is damaged: it has neither a dense nor a low-rank table")
+                raise InputError(f"{path} is damaged: it has neither a dense nor a low-rank table")
             num_labels = file.get_slice(name).get_shape()[0]
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+        raise InputError(f"{path} is damaged: {error}") from error
     if names is None:
         return [str(label) for label in range(num_labels)]
     if len(names) != num_labels:
-        raise ValueError(f"{path} is damaged: {num_labels} labels but {len(names)} names")
+        raise InputError(f"{path} is damaged: {num_labels} labels but {len(names)} names")
     return names
 
 

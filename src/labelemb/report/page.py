@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from jinja2 import Environment, StrictUndefined, Template
 
+from labelemb.errors import InputError
 from labelemb.files import write_atomically, write_json
 from labelemb.report.comparison import comparison, markdown
 from labelemb.report.curves import draw_calibration, draw_curves
@@ -64,12 +65,12 @@ def write_report(results: Results, *, output: Path | None = None, labels: Sequen
         The path of report.html.
 
     Raises:
-        ValueError: no finished runs, damaged files, or an unknown label.
+        InputError: no finished runs, damaged files, or an unknown label.
     """
     if not results.groups:
         counts = {"unfinished": len(results.unfinished), "damaged": len(results.damaged)}
         found = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-        raise ValueError(f"no finished run in {', '.join(map(str, results.folders))}: {found}")
+        raise InputError(f"no finished run in {', '.join(map(str, results.folders))}: {found}")
     output = results.folders[0] if output is None else output
     learned = _learned(results, output, labels)  # first: an unknown label is refused before anything is written
     table = comparison(results)
@@ -181,6 +182,6 @@ def _image(path: Path, names: Sequence[str]) -> tuple[str, str]:
 def _sentences(path: Path) -> list[dict[str, str]]:
     try:
         examples = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:MAX_SENTENCES]]
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}") from error
     return [{part: str(example.get(part, "")) for part in ("source", "reference", "output")} for example in examples]

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from labelemb.errors import InputError
 from labelemb.losses.catalogue import MODES
 from labelemb.report import stats
 from labelemb.report.metric import METRICS, Measure, Metric
@@ -22,7 +23,7 @@ class Run:
         self.config = folder.config
         for key in ("recipe", "mode", "seed"):
             if key not in self.config:
-                raise ValueError(f"{folder.path / 'config.yaml'} is damaged: it has no `{key}`")
+                raise InputError(f"{folder.path / 'config.yaml'} is damaged: it has no `{key}`")
         self.recipe, self.mode = str(self.config["recipe"]), str(self.config["mode"])
         self.name = str(self.config.get("variant") or self.mode)  # a mode may be in a comparison under two names
         self.seed = int(self.config["seed"])
@@ -31,7 +32,7 @@ class Run:
         self.environment = folder.environment
         metric = str(self.config.get("metric", "test_error"))
         if metric not in METRICS:
-            raise ValueError(f"{folder.path / 'config.yaml'}: metric is one of {', '.join(METRICS)}, not {metric}")
+            raise InputError(f"{folder.path / 'config.yaml'}: metric is one of {', '.join(METRICS)}, not {metric}")
         self.metric = METRICS[metric]
 
     def curve(self, column: str) -> dict[int, float]:
@@ -142,7 +143,7 @@ def read_results(folders: Sequence[Path]) -> Results:
     """All runs at or below `folders`, merged by name and seed. A folder met twice counts once.
 
     Raises:
-        ValueError: no runs, a damaged file, two recipes, two runs of one name and seed, or two runs of one name that
+        InputError: no runs, a damaged file, two recipes, two runs of one name and seed, or two runs of one name that
             were trained with different settings.
     """
     runs: dict[tuple[str, int], Run] = {}
@@ -152,11 +153,11 @@ def read_results(folders: Sequence[Path]) -> Results:
         _check_settings(first_of_name.setdefault(run.name, run), run)
         other = runs.setdefault((run.name, run.seed), run)
         if other is not run:
-            raise ValueError(
+            raise InputError(
                 f"{other.folder.path} and {run.folder.path} are both {run.name} with seed {run.seed}: give one"
             )
     if not runs:
-        raise ValueError(f"no runs (folders with a config.yaml) in {', '.join(map(str, folders))}")
+        raise InputError(f"no runs (folders with a config.yaml) in {', '.join(map(str, folders))}")
     ordered = sorted(runs.values(), key=_place)
     groups: dict[str, list[Run]] = {}
     for run in ordered:
@@ -197,7 +198,7 @@ def _distinct_runs(folders: Sequence[Path]) -> Iterator[Run]:
     for folder in folders:
         found = list(find_runs(folder))
         if not found:
-            raise ValueError(f"no runs (folders with a config.yaml) in {folder}")
+            raise InputError(f"no runs (folders with a config.yaml) in {folder}")
         for run in found:
             if run.path.resolve() not in seen:
                 seen.add(run.path.resolve())
@@ -207,14 +208,14 @@ def _distinct_runs(folders: Sequence[Path]) -> Iterator[Run]:
 def _check_recipe(first: Run, run: Run) -> None:
     for what, one, other in (("recipe", first.recipe, run.recipe), ("metric", first.metric.name, run.metric.name)):
         if one != other:
-            raise ValueError(f"{first.folder.path} has {what} {one}, {run.folder.path} has {other}: report them apart")
+            raise InputError(f"{first.folder.path} has {what} {one}, {run.folder.path} has {other}: report them apart")
 
 
 def _check_settings(first: Run, run: Run) -> None:
     unlike = next(differences(first.config, run.config, Between.SEEDS), None)
     if unlike is not None:
         key, one, other = unlike
-        raise ValueError(
+        raise InputError(
             f"runs of mode {run.name} were trained with different settings: {key} is {one} in "
             f"{first.folder.path} and {other} in {run.folder.path}"
         )

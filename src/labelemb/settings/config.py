@@ -23,10 +23,6 @@ FolderName = Annotated[str, Field(pattern=r"^[^/\\.][^/\\]*$")]  # one level bel
 DeviceName = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")]
 
 
-class InputError(ValueError):
-    """What the user gave cannot be used. One clear line; the command line prints it and exits with 2."""
-
-
 def _known_mode(name: str) -> str:
     if name not in MODES:
         raise ValueError(f"one of {', '.join(MODES)}")
@@ -60,10 +56,13 @@ def _section(mode: Mode) -> type[BaseModel]:
         kind: Any = Annotated[setting.kind, limits]
         kind = kind | None if setting.optional else kind
         fields[setting.name] = (kind, Field(setting.default, description=setting.sentence))
-    return create_model(f"settings of {mode.name}", __base__=_Settings, **fields)
+    name = "".join(part.title() for part in mode.name.split("-"))
+    return create_model(f"{name}Settings", __base__=_Settings, __module__=__name__, **fields)
 
 
 SECTIONS = {mode.section: _section(MODES[mode.section]) for mode in MODES.values() if MODES[mode.section].settings}
+
+globals().update({kind.__name__: kind for kind in SECTIONS.values()})  # a worker process unpickles them by name
 
 if TYPE_CHECKING:
 

@@ -10,15 +10,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from labelemb.errors import InputError
 from labelemb.losses.catalogue import MODES
-from labelemb.settings.config import (
-    SECTIONS,
-    ClassifySettings,
-    InputError,
-    Settings,
-    TextSettings,
-    plain,
-)
+from labelemb.settings.config import SECTIONS, ClassifySettings, Settings, TextSettings, plain
 from labelemb.settings.variants import Variant, parse_variant
 from labelemb.settings.which_run import Between, differences, may_differ
 
@@ -148,7 +142,7 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
     source = path if is_file else files("labelemb.settings").joinpath("recipes", f"{recipe}.yaml")
     try:
         values = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or no day, such as 2026-02-30
         raise InputError(f"{recipe} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise InputError(f"{recipe}: expected settings as `key: value`, got {type(values).__name__}")
@@ -165,7 +159,7 @@ def _pairs(overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:
             raise InputError(f"expected key=value, got {text!r}, e.g. optimizer.lr=0.01")
         try:
             yield key, yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
             raise InputError(f"{key}: {value!r} is not a YAML value") from None
 
 

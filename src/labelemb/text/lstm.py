@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from labelemb.text.beam import State
-from labelemb.text.transformer import Transformer, unpadded
+from labelemb.text.inputs import make_embeddings, padding_of, unpadded
 
 
 class AttentionLSTM(nn.Module):
@@ -39,19 +39,17 @@ class AttentionLSTM(nn.Module):
         source_size: int,
         target_size: int,
         *,
-        hidden: int = 512,
-        layers: int = 2,
-        dropout: float = 0.2,
-        shared: bool = False,
-        query_tanh: bool = False,
+        hidden: int,
+        layers: int,
+        dropout: float,
+        shared: bool,
+        query_tanh: bool,
     ) -> None:
         super().__init__()
-        if shared and source_size != target_size:
-            raise ValueError(f"shared embeddings need one vocabulary, got {source_size} and {target_size} words")
         self.num_features = hidden
         self.query_tanh = query_tanh
-        self.source_embedding = nn.Embedding(source_size, hidden)
-        self.target_embedding = self.source_embedding if shared else nn.Embedding(target_size, hidden)
+        embeddings = make_embeddings(source_size, target_size, hidden, shared=shared)
+        self.source_embedding, self.target_embedding = embeddings
         between = dropout if layers > 1 else 0.0  # nn.LSTM warns of a dropout between the layers of a single one
         self.encoder = nn.LSTM(hidden, hidden, layers, batch_first=True, dropout=between)
         self.decoder = nn.LSTM(hidden, hidden, layers, batch_first=True, dropout=between)
@@ -89,9 +87,7 @@ class AttentionLSTM(nn.Module):
         packed = pack_padded_sequence(embedded, source_lengths.cpu(), batch_first=True, enforce_sorted=False)
         output, (hidden, cell) = self.encoder(packed)
         memory, _ = pad_packed_sequence(output, batch_first=True, total_length=source.shape[1])
-        lengths = source_lengths.to(source.device, non_blocking=True)
-        padding = torch.arange(source.shape[1], device=source.device) >= lengths[:, None]
-        return State((memory, padding), (hidden.transpose(0, 1), cell.transpose(0, 1)))
+        return State((memory, padding_of(source, source_lengths)), (hidden.transpose(0, 1), cell.transpose(0, 1)))
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
         """One target position, for decoding.
@@ -123,6 +119,3 @@ class AttentionLSTM(nn.Module):
     def _combine(self, context: Tensor, output: Tensor) -> Tensor:
         features: Tensor = self.dropout(torch.tanh(self.attention_out(torch.cat((context, output), dim=-1))))
         return features
-
-
-NETWORKS: dict[str, type[AttentionLSTM] | type[Transformer]] = {"lstm": AttentionLSTM, "transformer": Transformer}

@@ -1,22 +1,23 @@
 """Outputs of a trained text run: lines in, lines out, in a stream."""
 
 import json
-import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 
-from labelemb.files import named
+from labelemb.errors import InputError
+from labelemb.files import whole_text_file
 from labelemb.run_folder import RunFolder
-from labelemb.settings.config import InputError, TextSettings
+from labelemb.settings.config import TextSettings
 from labelemb.text.corpus.corpus import Corpus, read_lines
 from labelemb.text.run_files import load_trained_network, load_vocabularies, score_lines
 from labelemb.text.translate import Translation, Translator
+from labelemb.training.device import autocast
 
 BLOCK_LINES = 1024  # read, translated sorted by length, and written together
 
@@ -47,17 +48,17 @@ def predict_text(folder: RunFolder, settings: TextSettings, options: PredictOpti
     """Write the outputs; the scores where there are references, else how many lines were written.
 
     Raises:
-        InputError: options out of range, checkpoint or vocabulary that are missing or do not fit.
-        ValueError: a file that is missing, not UTF-8, or of another number of lines than the source.
+        InputError: options out of range, checkpoint or vocabulary that are missing or do not fit, a file that is
+            missing, not UTF-8, or of another number of lines than the source.
     """
     _check(options)
     source, references = _texts(folder, options)
     translator = _load_translator(folder, settings, options, device)
     count = 0
     with ExitStack() as files:
-        output = files.enter_context(_whole_file(options.output))
-        weights = files.enter_context(_whole_file(options.attention)) if options.attention else None
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+        output = files.enter_context(whole_text_file(options.output))
+        weights = files.enter_context(whole_text_file(options.attention)) if options.attention else None
+        with autocast(device, settings.precision):
             for block in _blocks(source):
                 for translation in translator.translate(block):
                     output.write(translation.text + "\n")
@@ -124,16 +125,3 @@ def _attention_record(translation: Translation) -> dict[str, Any]:
     """Tokens of both sides, and for each output token its weights over the source tokens."""
     weights = [[round(value, 4) for value in row] for row in translation.attention.tolist()]
     return {"source": translation.source_tokens, "output": translation.tokens, "attention": weights}
-
-
-@contextmanager
-def _whole_file(path: Path) -> Iterator[TextIO]:
-    """A text file that appears under its name when all of it is written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with named(path), partial.open("w", encoding="utf-8", newline="\n") as file:
-            yield file
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

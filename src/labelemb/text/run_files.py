@@ -14,9 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from labelemb.errors import InputError
 from labelemb.files import read_json, write_atomically, write_json
 from labelemb.run_folder import RunFolder
-from labelemb.settings.config import InputError, TextSettings
+from labelemb.settings.config import TextSettings
 from labelemb.text.corpus.corpus import SIDES, Corpus
 from labelemb.text.corpus.vocab import Vocabulary
 from labelemb.text.scores import ROUGE_SIGNATURE, bleu, rouge
@@ -39,7 +40,7 @@ class BestNetwork:
         """What best.json holds: epoch, step, score, file; None before the first evaluation.
 
         Raises:
-            ValueError: names the file, which is damaged.
+            InputError: names the file, which is damaged.
         """
         path = self._folder / "best.json"
         if not path.is_file():
@@ -48,7 +49,7 @@ class BestNetwork:
         kinds = {"epoch": int, "step": int, "score": int | float, "file": str}
         whole = all(isinstance(record.get(key), kind) for key, kind in kinds.items())
         if not whole or Path(record["file"]).name != record["file"]:
-            raise ValueError(f"{path} is damaged: expected epoch, step, score and the name of a file beside it")
+            raise InputError(f"{path} is damaged: expected epoch, step, score and the name of a file beside it")
         return record
 
     def offer(self, network: nn.Module, epoch: int, step: int, score: float) -> None:
@@ -68,8 +69,7 @@ class BestNetwork:
         """The network's state.
 
         Raises:
-            InputError: nothing was kept yet, or it is damaged.
-            ValueError: best.json is damaged.
+            InputError: nothing was kept yet, or it or best.json is damaged.
         """
         record = self.record
         if record is None:
@@ -80,30 +80,37 @@ class BestNetwork:
             raise InputError(f"{self._folder / record['file']} is damaged: {error}") from None
 
 
+def check_vocabularies(folder: RunFolder, corpus: Corpus) -> None:
+    """Raise InputError where the run was started with other vocabularies than the corpus has."""
+    path = folder.path / "corpus.json"
+    if path.is_file() and read_json(path) != _described(corpus):
+        raise InputError(
+            f"{folder.path} was started with other vocabularies than {corpus.folder}: choose another --output"
+        )
+
+
 def write_vocabularies(folder: RunFolder, corpus: Corpus) -> None:
     """Keep what turns text into the network's ids in the run folder.
 
     Raises:
         InputError: the run was started with other vocabularies.
     """
-    path = folder.path / "corpus.json"
-    described = {key: corpus.metadata[key] for key in ("unit", "lower", "share", "vocabularies")}
-    if path.is_file() and read_json(path) != described:
-        raise InputError(
-            f"{folder.path} was started with other vocabularies than {corpus.folder}: choose another --output"
-        )
+    check_vocabularies(folder, corpus)
     for side, vocabulary in zip(SIDES, (corpus.source_vocabulary, corpus.target_vocabulary), strict=True):
-        folder.path.mkdir(parents=True, exist_ok=True)
         vocabulary.save(folder.path / f"{side}.vocabulary.json")
-    write_json(path, described)
+    write_json(folder.path / "corpus.json", _described(corpus))
+
+
+def _described(corpus: Corpus) -> dict[str, Any]:
+    """What must be the same for the network's ids to mean the same."""
+    return {key: corpus.metadata[key] for key in ("unit", "lower", "share", "vocabularies")}
 
 
 def load_vocabularies(folder: RunFolder) -> tuple[Vocabulary, Vocabulary, bool]:
     """The source's and the target's vocabulary, and whether they share one embedding.
 
     Raises:
-        InputError: they are missing, or others than the run was trained with.
-        ValueError: a file of theirs is damaged.
+        InputError: they are missing, damaged, or others than the run was trained with.
     """
     path = folder.path / "corpus.json"
     if not path.is_file():
@@ -113,7 +120,7 @@ def load_vocabularies(folder: RunFolder) -> tuple[Vocabulary, Vocabulary, bool]:
         sums = {side: described["vocabularies"][side]["sha256"] for side in SIDES}
         share = bool(described["share"])
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: it does not say the sums of both vocabularies: {error}") from None
+        raise InputError(f"{path} is damaged: it does not say the sums of both vocabularies: {error}") from None
     vocabularies = []
     for side in SIDES:
         vocabulary = Vocabulary.load(folder.path / f"{side}.vocabulary.json")

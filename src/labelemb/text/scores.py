@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from labelemb.errors import InputError
+
 ROUGE_NAMES = ("rouge1", "rouge2", "rougeL")
 
 
@@ -25,13 +27,14 @@ def bleu(
         tokenize: sacreBLEU's tokenizer; `none` scores the tokens as they stand, `zh` is for Chinese.
 
     Raises:
-        ValueError: no lines, different numbers of lines, or an unknown tokenizer.
+        InputError: no lines, or an unknown tokenizer.
+        ValueError: different numbers of lines.
     """
     from sacrebleu.metrics.bleu import BLEU
 
     _check(hypotheses, references)
     if tokenize not in BLEU.TOKENIZERS:
-        raise ValueError(f"BLEU tokenizer {tokenize!r}: expected one of {', '.join(sorted(BLEU.TOKENIZERS))}")
+        raise InputError(f"BLEU tokenizer {tokenize!r}: expected one of {', '.join(sorted(BLEU.TOKENIZERS))}")
     metric = BLEU(lowercase=lowercase, tokenize=tokenize, force=True)
     value = metric.corpus_score(list(hypotheses), [list(references)]).score
     return Score(float(value), str(metric.get_signature()))
@@ -50,7 +53,8 @@ def rouge(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, flo
         `rouge1`, `rouge2`, `rougeL`, 0 to 100.
 
     Raises:
-        ValueError: no lines, or different numbers of lines.
+        InputError: no lines.
+        ValueError: different numbers of lines.
     """
     from rouge_score.rouge_scorer import RougeScorer
 
@@ -77,4 +81,4 @@ def _check(hypotheses: Sequence[str], references: Sequence[str]) -> None:
     if len(hypotheses) != len(references):
         raise ValueError(f"{len(hypotheses)} outputs for {len(references)} references: each line needs its own")
     if not references:
-        raise ValueError("nothing to score: there are no lines")
+        raise InputError("nothing to score: there are no lines")

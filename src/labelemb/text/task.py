@@ -4,40 +4,43 @@ import json
 import math
 from collections.abc import Iterator
 from copy import deepcopy
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from labelemb.errors import InputError
 from labelemb.files import write_atomically
 from labelemb.losses.fixed import baseline
-from labelemb.losses.label_embedding import LabelEmbeddingLoss
 from labelemb.losses.large.fused import FusedLabelEmbeddingLoss
 from labelemb.losses.large.label_plan import LabelPlan, plan_labels
-from labelemb.losses.modes import make_criterion
-from labelemb.losses.soft_label import SoftLabelLoss
-from labelemb.losses.table import LabelTable
 from labelemb.run_folder import RunFolder
-from labelemb.settings.config import InputError, TextSettings
-from labelemb.text.corpus.corpus import Batch, Corpus, Counts, Split, batch_indices, make_batch, ordered_indices
+from labelemb.settings.config import TextSettings
+from labelemb.text.corpus.corpus import Batch, Corpus, Integers, Split, batch_indices, make_batch, ordered_indices
 from labelemb.text.corpus.vocab import PAD
-from labelemb.text.run_files import BestNetwork, score_lines, write_vocabularies
+from labelemb.text.run_files import BestNetwork, check_vocabularies, score_lines, write_vocabularies
 from labelemb.text.translate import Network, Translator, make_network
-from labelemb.training.engine import StepOutput
+from labelemb.training.criteria import make_module, save_table
+from labelemb.training.device import autocast
 from labelemb.training.seeds import derived_seed
+from labelemb.training.task import StepOutput, TrainedModule
 
 _NUM_EXAMPLES = 20
 
-Step = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, LabelPlan]
+
+class TextInputs(NamedTuple):
+    """What a TextModule takes: B pairs, padded, and their N unpadded target tokens. Lengths lie on the CPU."""
+
+    source: Tensor  # (B, S) int64
+    source_lengths: Tensor  # (B,) int64
+    target_in: Tensor  # (B, T) int64, begins with <s>
+    target_lengths: Tensor  # (B,) int64; N is their sum
+    target: Tensor  # (N,) int64, row by row
+    plan: LabelPlan  # of the target
 
 
-class TextModule(nn.Module):
-    """Network and criterion together, so that whatever wraps the module sees both."""
-
-    def __init__(self, network: Network, criterion: SoftLabelLoss) -> None:
-        super().__init__()
-        self.network = network
-        self.criterion = criterion
+class TextModule(TrainedModule[Network]):
+    """A network that reads sentence pairs, and the criterion of its run's mode."""
 
     def forward(
         self,
@@ -48,14 +51,14 @@ class TextModule(nn.Module):
         target: Tensor,
         plan: LabelPlan,
     ) -> StepOutput:
-        """One batch: (B, S), (B,), (B, T), (B,) as a corpus batch has them, and the N unpadded target tokens."""
+        """One batch: the fields of TextInputs."""
         features = self.network.features(source, source_lengths, target_in, target_lengths)  # (N, D)
         terms = FusedLabelEmbeddingLoss(self.criterion, self.network.head).terms(features, target, plan=plan)
         return StepOutput(terms, len(target), None)
 
 
 class TextTask:
-    """What the engine trains: see labelemb.training.engine.Task.
+    """What the engine trains: see labelemb.training.task.Task.
 
     Args:
         settings: of the run.
@@ -71,17 +74,22 @@ class TextTask:
     def __init__(self, settings: TextSettings, device: torch.device, folder: RunFolder) -> None:
         self.settings, self.device, self.folder = settings, device, folder
         self.corpus = _load_corpus(settings)
-        write_vocabularies(folder, self.corpus)
-        self.module = _make_module(settings, self.corpus).to(device)
+        check_vocabularies(folder, self.corpus)
+        self.label_names = list(self.corpus.target_vocabulary.tokens)
+        self.module = make_module(settings, self.label_names, self._make_network, TextModule).to(device)
         self.num_batches = len(self._batch_indices(epoch=0))
         self.best = BestNetwork(folder.checkpoints)
 
-    def batches(self, epoch: int, first: int) -> Iterator[Step]:
+    def begin(self) -> None:
+        """Keep the vocabularies in the run folder."""
+        write_vocabularies(self.folder, self.corpus)
+
+    def batches(self, epoch: int, first: int) -> Iterator[TextInputs]:
         """Batches of an epoch from number `first` on; the order is drawn from (seed, epoch), torch's state unused."""
         for indices in self._batch_indices(epoch)[first:]:
-            yield self.step(make_batch(self.corpus.train, indices))
+            yield self.inputs_of(make_batch(self.corpus.train, indices))
 
-    def end_epoch(self, epoch: int) -> dict[str, float]:
+    def evaluate_epoch(self, epoch: int) -> dict[str, float]:
         """Development perplexity and greedy scores, in the last epochs the beam's too; keeps the best network."""
         network, valid, decode = self.module.network, self.corpus.valid, self.settings.decode
         row = {"valid_perplexity": self._perplexity(valid)}
@@ -109,24 +117,26 @@ class TextTask:
             evaluation["scored_on"] = "test"
         self.folder.write_evaluation(evaluation | {"signature": signature})
         self._write_outputs(outputs, scored, signature)
-        if isinstance(self.module.criterion, LabelEmbeddingLoss):
-            table = self.module.criterion.table
-            table.label_names = list(self.corpus.target_vocabulary.tokens)
-            table.save(self.folder.table)
+        save_table(self.module.criterion, self.label_names, self.folder.table)
 
-    def _batch_indices(self, epoch: int) -> list[Counts]:
+    def _make_network(self) -> Network:
+        sizes = len(self.corpus.source_vocabulary), len(self.corpus.target_vocabulary)
+        return make_network(self.settings.model, *sizes, shared=self.corpus.metadata["share"])
+
+    def _batch_indices(self, epoch: int) -> list[Integers]:
         settings = self.settings
         seed = derived_seed(settings.seed, "order")
         return batch_indices(
             self.corpus.train, seed=seed, epoch=epoch, pairs=settings.batch_size, tokens=settings.batch_tokens
         )
 
-    def step(self, batch: Batch) -> Step:
+    def inputs_of(self, batch: Batch) -> TextInputs:
         """A batch as the module takes it. Lengths stay on the CPU, where they decide shapes; so is the plan made."""
         target = batch.target_out[batch.target_out != PAD]  # (N,), row by row as the features
         plan = plan_labels(target)
         source, target_in, target = (part.to(self.device) for part in (batch.source, batch.target_in, target))
-        return source, batch.source_lengths, target_in, batch.target_lengths, target, plan.to(self.device)
+        lengths = batch.source_lengths, batch.target_lengths
+        return TextInputs(source, lengths[0], target_in, lengths[1], target, plan.to(self.device))
 
     @torch.no_grad()
     def _perplexity(self, split: Split) -> float:
@@ -135,23 +145,21 @@ class TextTask:
         loss = FusedLabelEmbeddingLoss(baseline(network.head.out_features), network.head)
         total, count = torch.zeros((), device=self.device), 0
         for indices in ordered_indices(split):
-            *inputs, target, plan = self.step(make_batch(split, indices))
-            with self._autocast():
-                total += loss.terms(network.features(*inputs), target, plan=plan).hard * len(target)
-            count += len(target)
+            inputs = self.inputs_of(make_batch(split, indices))
+            with autocast(self.device, self.settings.precision):
+                features = network.features(*inputs[:4])
+                total += loss.terms(features, inputs.target, plan=inputs.plan).hard * len(inputs.target)
+            count += len(inputs.target)
         return math.exp(min(total.item() / count, 700.0))
 
     def _translate(self, network: Network, split: Split, *, beam: int | None = None) -> list[str]:
         vocabularies = self.corpus.source_vocabulary, self.corpus.target_vocabulary
         translator = Translator(network, *vocabularies, self.settings.decode)
-        with self._autocast():
+        with autocast(self.device, self.settings.precision):
             return [output.text for output in translator.translate(split.source_lines, beam=beam)]
 
     def _score(self, outputs: list[str], split: Split) -> tuple[dict[str, float], str]:
         return score_lines(self.settings, outputs, split.target_lines)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16")
 
     def _write_outputs(self, outputs: list[str], split: Split, signature: str) -> None:
         lines = [f"# {signature}", *outputs]
@@ -173,21 +181,3 @@ def _load_corpus(settings: TextSettings) -> Corpus:
         return Corpus.load(data.path)
     except ValueError as error:
         raise InputError(f"--data {error}") from None
-
-
-def _make_module(settings: TextSettings, corpus: Corpus) -> TextModule:
-    """Network first, then criterion, each from its own seed: all modes of a seed start from the same network."""
-    sizes = len(corpus.source_vocabulary), len(corpus.target_vocabulary)
-    torch.manual_seed(derived_seed(settings.seed, "network"))
-    network = make_network(settings.model, *sizes, shared=corpus.metadata["share"])
-    torch.manual_seed(derived_seed(settings.seed, "criterion"))
-    names = list(corpus.target_vocabulary.tokens)
-    table = None if settings.table is None else LabelTable.load(settings.table, names)
-    try:
-        criterion = make_criterion(
-            settings.mode, network.num_features, sizes[1], table=table, **settings.criterion_options
-        )
-    except ValueError as error:
-        raise InputError(f"loss: {error}") from None
-    torch.manual_seed(derived_seed(settings.seed, "training"))
-    return TextModule(network, criterion)

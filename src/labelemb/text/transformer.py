@@ -7,14 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labelemb.text.beam import State
+from labelemb.text.inputs import make_embeddings, padding_of, unpadded
 
 QUERY, KEY, VALUE = range(3)  # order of the parts in nn.MultiheadAttention's input projection
-
-
-def unpadded(lengths: Tensor, width: int, device: torch.device) -> Tensor:
-    """Indices (N,) of the unpadded places of a flattened (B, width) batch; no waiting when `lengths` are on the CPU."""
-    places = torch.arange(width, device=lengths.device) < lengths[:, None]  # (B, width)
-    return places.flatten().nonzero().squeeze(1).to(device, non_blocking=True)
 
 
 class Transformer(nn.Module):
@@ -38,20 +33,18 @@ class Transformer(nn.Module):
         source_size: int,
         target_size: int,
         *,
-        hidden: int = 512,
-        layers: int = 2,
-        dropout: float = 0.2,
-        shared: bool = False,
-        heads: int = 8,
+        hidden: int,
+        layers: int,
+        dropout: float,
+        shared: bool,
+        heads: int,
     ) -> None:
         super().__init__()
         if hidden % heads:
             raise ValueError(f"hidden is {hidden}: expected a multiple of the {heads} heads")
-        if shared and source_size != target_size:
-            raise ValueError(f"shared embeddings need one vocabulary, got {source_size} and {target_size} words")
         self.num_features = hidden
-        self.source_embedding = nn.Embedding(source_size, hidden)
-        self.target_embedding = self.source_embedding if shared else nn.Embedding(target_size, hidden)
+        embeddings = make_embeddings(source_size, target_size, hidden, shared=shared)
+        self.source_embedding, self.target_embedding = embeddings
         self.dropout = nn.Dropout(dropout)
         shape = {"d_model": hidden, "nhead": heads, "dim_feedforward": 4 * hidden, "dropout": dropout}
         self.encoder = nn.TransformerEncoder(
@@ -146,8 +139,7 @@ class Transformer(nn.Module):
         return [layer for layer in self.decoder.layers if isinstance(layer, nn.TransformerDecoderLayer)]
 
     def _encode(self, source: Tensor, source_lengths: Tensor) -> tuple[Tensor, Tensor]:
-        lengths = source_lengths.to(source.device, non_blocking=True)
-        padding = torch.arange(source.shape[1], device=source.device) >= lengths[:, None]  # (B, S)
+        padding = padding_of(source, source_lengths)
         memory: Tensor = self.encoder(self._embed(self.source_embedding, source), src_key_padding_mask=padding)
         return memory, padding
 

@@ -9,14 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from labelemb.settings.config import DecodeSettings, InputError, TextModelSettings
+from labelemb.errors import InputError
+from labelemb.settings.config import DecodeSettings, TextModelSettings
 from labelemb.text.beam import Hypothesis, beam_search, greedy
-from labelemb.text.corpus.corpus import Counts, Side
+from labelemb.text.corpus.corpus import Integers, Side
 from labelemb.text.corpus.vocab import UNK, Vocabulary
-from labelemb.text.lstm import NETWORKS, AttentionLSTM
+from labelemb.text.lstm import AttentionLSTM
 from labelemb.text.transformer import Transformer
 
 Network = AttentionLSTM | Transformer
+NETWORKS: dict[str, type[AttentionLSTM | Transformer]] = {"lstm": AttentionLSTM, "transformer": Transformer}
 
 _BATCH_LINES = 64
 _BATCH_TOKENS = 2**15  # source tokens with padding: one very long line is searched alone
@@ -55,7 +57,7 @@ class Translator:
                 results[index] = self._in_words(lines[index], hypothesis)
         return results
 
-    def _search(self, side: Side, indices: Counts, beam: int | None) -> list[Hypothesis]:
+    def _search(self, side: Side, indices: Integers, beam: int | None) -> list[Hypothesis]:
         device = self.network.head.weight.device
         rows, row_lengths = (torch.from_numpy(array) for array in side.padded(indices))
         source, max_length = rows.to(device), self.settings.max_length
@@ -91,7 +93,7 @@ def make_network(settings: TextModelSettings, source_size: int, target_size: int
         raise InputError(f"model: {error}") from None
 
 
-def _batches(side: Side) -> Iterator[Counts]:
+def _batches(side: Side) -> Iterator[Integers]:
     """The lines that are not empty, by length, in batches of limited lines and tokens; (B,) int64 each."""
     order = np.argsort(side.lengths, kind="stable")
     order = order[side.lengths[order] > 0]

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from labelemb.errors import InputError
 from labelemb.files import write_atomically, write_json
 
 _NUM_KEPT = 2
@@ -60,7 +61,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read one checkpoint; tensors come on the CPU.
 
     Raises:
-        ValueError: a file is missing, damaged or not what its checksum says.
+        InputError: a file is missing, damaged or not what its checksum says.
     """
     try:
         document = json.loads((path / "state.json").read_text(encoding="utf-8"))
@@ -72,7 +73,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         if not isinstance(state, dict):
             raise ValueError("its state is not a mapping")
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
-        raise ValueError(f"checkpoint {path} is damaged: {error}") from error
+        raise InputError(f"checkpoint {path} is damaged: {error}") from error
     return state
 
 
@@ -80,7 +81,7 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
     """The newest whole checkpoint of a run, or None where there is none. A damaged one gives way to the one before.
 
     Raises:
-        ValueError: there are checkpoints, and all are damaged.
+        InputError: there are checkpoints, and all are damaged.
     """
     return next(whole_checkpoints(folder), None)
 
@@ -89,14 +90,14 @@ def whole_checkpoints(folder: Path) -> Iterator[dict[str, Any]]:
     """The whole checkpoints of a run, newest first, each read when it is asked for.
 
     Raises:
-        ValueError: there are checkpoints, and all are damaged.
+        InputError: there are checkpoints, and all are damaged.
     """
-    damage: ValueError | None = None
+    damage: InputError | None = None
     any_whole = False
     for path in _checkpoints(folder):
         try:
             state = load_checkpoint(path)
-        except ValueError as error:
+        except InputError as error:
             damage = error
             continue
         any_whole = True

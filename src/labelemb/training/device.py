@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from labelemb.settings.config import InputError
+from labelemb.errors import InputError
 
 
 def choose_device(name: str) -> torch.device:
@@ -30,6 +30,12 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from None
     return device
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Where a network computes: in bfloat16 where the settings' precision says so, else as it is."""
+    enabled = precision == "bfloat16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=enabled)
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:

@@ -5,57 +5,37 @@ with the same bits as one that was not (on the CPU, with the same number of thre
 """
 
 import math
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from shutil import which
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from labelemb.losses.catalogue import MODES
-from labelemb.losses.terms import LossTerms
+from labelemb.errors import InputError
+from labelemb.losses.label_embedding import LabelEmbeddingLoss
+from labelemb.losses.soft_label import SoftLabelLoss
 from labelemb.run_folder import RunFolder, missing_rows
-from labelemb.settings.config import InputError, RunSettings
+from labelemb.settings.config import RunSettings
 from labelemb.training.checkpoint import save_checkpoint, whole_checkpoints
-from labelemb.training.optimizers import lay_out_as_parameters, learning_rate_factor, make_optimizers
+from labelemb.training.device import autocast
+from labelemb.training.epoch_sums import EpochSums
+from labelemb.training.optimizers import (
+    lay_out_as_parameters,
+    learning_rate_factor,
+    make_optimizers,
+    planned_soft_after,
+)
 from labelemb.training.stopping import Stopped, StopSignals
-
-
-class StepOutput(NamedTuple):
-    """What a task's module returns for one batch: `terms.total` is differentiated, the rest is recorded."""
-
-    terms: LossTerms
-    num_items: int
-    num_errors: Tensor | None  # 0-d on the device, or None where errors are not counted
-
-
-class Task(Protocol):
-    """What the engine trains."""
-
-    num_batches: int  # steps an epoch
-    varying_shapes: bool  # of the batches, beyond a short last one
-
-    @property
-    def module(self) -> nn.Module:
-        """Holds `.network` and `.criterion`; module(*batch) returns StepOutput."""
-
-    def batches(self, epoch: int, first: int) -> Iterator[tuple[Any, ...]]:
-        """The batches of an epoch from number `first` on: a function of the seed and the epoch alone."""
-
-    def end_epoch(self, epoch: int) -> dict[str, float]:
-        """Evaluate after an epoch (counted from 1); the columns of its row in metrics.jsonl."""
-
-    def finish(self) -> None:
-        """Write what the run leaves behind, besides metrics and checkpoints. May be cut short and called anew."""
-
+from labelemb.training.stopwatch import Stopwatch
+from labelemb.training.task import StepOutput, Task
 
 Progress = Callable[[int, int, str], None]  # (steps done, steps planned, what to say)
 
 
-def train(task: Task, settings: RunSettings, folder: RunFolder, progress: Progress) -> None:
+def train(task: Task, settings: RunSettings, folder: RunFolder, progress: Progress, say: Callable[[str], None]) -> None:
     """Train `task` to its end, from its newest checkpoint where the folder has one.
 
     Args:
@@ -63,6 +43,7 @@ def train(task: Task, settings: RunSettings, folder: RunFolder, progress: Progre
         settings: of the run.
         folder: receives metrics, checkpoints and what `task.finish` writes.
         progress: called after steps and evaluations.
+        say: called before the first step with what is to be known of the run, a line each.
 
     Raises:
         Stopped: SIGINT or SIGTERM came; a checkpoint was written first. After the last step, too: the run is then
@@ -74,8 +55,9 @@ def train(task: Task, settings: RunSettings, folder: RunFolder, progress: Progre
     loop = Loop(task, settings, folder, progress)
     if loop.soft_after:
         first = loop.soft_after // task.num_batches + 1
-        print(f"{settings.name}: soft labels from epoch {first} of {settings.epochs}", file=sys.stderr)
+        say(f"{settings.mode}: soft labels from epoch {first} of {settings.epochs}")
     with StopSignals() as stop:
+        task.begin()
         loop.restore()
         while loop.epoch < settings.epochs:
             loop.run_epoch(stop)
@@ -95,9 +77,7 @@ class Loop:
         self.planned_steps = settings.epochs * task.num_batches
         self.soft_after = planned_soft_after(settings, task.num_batches)
         self.epoch = self.batch = 0
-        dtype = torch.float32 if self.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
-        self.sums = torch.zeros(8, dtype=dtype, device=self.device)  # items, errors, the six terms
-        self.seconds = 0.0
+        self.sums, self.stopwatch = EpochSums(self.device), Stopwatch()
         self.last_save, self.save_seconds = time.monotonic(), 0.0
         if self.device.type == "cuda" and not task.varying_shapes:
             torch.backends.cudnn.benchmark = True  # the few shapes of convolutions are each tried once
@@ -111,7 +91,7 @@ class Loop:
     def run_epoch(self, stop: StopSignals) -> None:
         """Train to the end of the current epoch, evaluate, write its row."""
         self.task.module.train()
-        start = time.perf_counter() - self.seconds
+        self.stopwatch.start()
         for batch in self.task.batches(self.epoch, self.batch):
             self.take_step(batch)
             self.batch += 1
@@ -119,15 +99,15 @@ class Loop:
             if due or stop.signal_number is not None:
                 if self.device.type == "cuda":
                     torch.cuda.synchronize(self.device)  # steps still queued are training too
-                self.seconds = time.perf_counter() - start
+                self.stopwatch.stop()
                 self.save()
-                start = time.perf_counter() - self.seconds
+                self.stopwatch.start()
             if stop.signal_number is not None:
                 raise Stopped(stop.signal_number)
             self.progress(self.step, self.planned_steps, "")
         row = self.training_row()  # reads from the device, and so waits for it
-        row["seconds"] = time.perf_counter() - start
-        self.end_epoch(row)
+        self.stopwatch.stop()
+        self.close_epoch(row | {"seconds": self.stopwatch.seconds})
 
     def take_step(self, batch: tuple[Any, ...]) -> None:
         """One optimiser update. Nothing here waits for the device."""
@@ -137,62 +117,56 @@ class Loop:
                 group["lr"] = learning_rate * rate
         self.criterion.progress = self.step / self.planned_steps  # of the update count, so resume needs nothing
         if self.soft_after:
+            assert isinstance(self.criterion, LabelEmbeddingLoss)  # the one mode that waits
             self.criterion.soft_weight = self.settings.loss["soft_weight"] if self.step >= self.soft_after else 0.0
         for optimizer in self.optimizers:
             optimizer.zero_grad()  # before the forward pass, which then has their memory
-        bfloat16 = self.settings.precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16, cache_enabled=bfloat16):
+        with autocast(self.device, self.settings.precision):
             output: StepOutput = self.task.module(*batch)
         output.terms.total.backward()  # type: ignore[no-untyped-call]
         if self.settings.optimizer.clip is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.optimizer.clip)
         for optimizer in self.optimizers:
             optimizer.step()
-        self.record(output)
-
-    @torch.no_grad()
-    def record(self, output: StepOutput) -> None:
-        means = torch.stack(output.terms)
-        self.sums[2:].add_(means, alpha=output.num_items)
-        self.sums[0] += output.num_items
-        # Where errors are not counted, NaN says so: the row has null, and a resumed run the same.
-        self.sums[1] += math.nan if output.num_errors is None else output.num_errors
+        self.sums.add(output)
 
     def training_row(self) -> dict[str, Any]:
-        items, errors, hard, soft, aux, cap, match, loss = self.sums.tolist()
-        values = {"loss": loss, "hard": hard, "soft": soft, "aux": aux, "cap": cap, "match": match, "error": errors}
-        row: dict[str, Any] = {"epoch": self.epoch + 1, "step": self.step}
-        row |= {f"train_{name}": value / items for name, value in values.items()}
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the training loss became {loss} in epoch {self.epoch + 1}: try a lower optimizer.lr"
-            )
-        return row
+        """The row of the current epoch as far as training makes it.
 
-    def end_epoch(self, row: dict[str, Any]) -> None:
+        Raises:
+            FloatingPointError: the loss became NaN or infinite.
+        """
+        means = self.sums.means()
+        if not math.isfinite(means["train_loss"]):
+            raise FloatingPointError(
+                f"the training loss became {means['train_loss']} in epoch {self.epoch + 1}: try a lower optimizer.lr"
+            )
+        return {"epoch": self.epoch + 1, "step": self.step, **means}
+
+    def close_epoch(self, row: dict[str, Any]) -> None:
+        """Let the criterion move on, evaluate, write the row; the next epoch begins."""
         self.task.module.eval()
-        row |= self.task.end_epoch(self.epoch + 1)
+        self.criterion.end_epoch()
+        row |= self.task.evaluate_epoch(self.epoch + 1)
         self.folder.append_metrics(row)
-        self.epoch, self.batch, self.seconds = self.epoch + 1, 0, 0.0
-        self.sums.zero_()
+        self.epoch, self.batch, self.stopwatch.seconds = self.epoch + 1, 0, 0.0
+        self.sums.clear()
         self.progress(self.step, self.planned_steps, f"loss {row['train_loss']:.3f}")
 
     @property
     def network(self) -> nn.Module:
-        network = self.task.module.network
-        assert isinstance(network, nn.Module)
-        return network
+        return self.task.module.network
 
     @property
-    def criterion(self) -> Any:
+    def criterion(self) -> SoftLabelLoss:
         return self.task.module.criterion
 
     def save(self) -> None:
         """Write a checkpoint of this moment."""
         start = time.monotonic()
         state: dict[str, Any] = {
-            "position": {"epoch": self.epoch, "batch": self.batch, "seconds": self.seconds},
-            "sums": self.sums,
+            "position": {"epoch": self.epoch, "batch": self.batch, "seconds": self.stopwatch.seconds},
+            **self.sums.state(),
             "module": self.task.module.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "random": {"cpu": torch.get_rng_state()},
@@ -221,8 +195,8 @@ class Loop:
         if self.device.type == "cuda" and "cuda" in state["random"]:
             torch.cuda.set_rng_state(state["random"]["cuda"], self.device)
         position = state["position"]
-        self.epoch, self.batch, self.seconds = position["epoch"], position["batch"], position["seconds"]
-        self.sums.copy_(state["sums"])
+        self.epoch, self.batch, self.stopwatch.seconds = position["epoch"], position["batch"], position["seconds"]
+        self.sums.restore(state)
         self.folder.write_metrics([row for row in self.folder.metrics if row["epoch"] <= self.epoch])
 
     def _newest_state(self) -> dict[str, Any] | None:
@@ -262,21 +236,3 @@ def checkpoint_pause(save_seconds: float) -> float:
     A run that is killed loses half a minute, or, where checkpoints are large, twenty times what writing one takes.
     """
     return max(30.0, 20 * save_seconds)
-
-
-def planned_soft_after(settings: RunSettings, steps_per_epoch: int) -> int:
-    """After how many updates the soft labels join in; 0 for modes that use them from the start or not at all.
-
-    Raises:
-        InputError: the run would end before.
-    """
-    planned = settings.epochs * steps_per_epoch
-    after = settings.loss.get("soft_after", 0.0)
-    updates = round(after * planned) if after < 1 else int(after)
-    if updates >= planned:
-        raise InputError(
-            f"{MODES[settings.mode].section}.soft_after={after:g}: the soft labels would join in after {updates} "
-            f"updates, but the run has only "
-            f"{planned} ({settings.epochs} epochs of {steps_per_epoch}); a value below 1 is a fraction of them"
-        )
-    return updates

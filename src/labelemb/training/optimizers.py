@@ -1,10 +1,12 @@
-"""What makes the updates: an optimiser each for network and criterion, and the learning rates' schedule."""
+"""What makes the updates: an optimiser each for network and criterion, and what changes over the steps of a run."""
 
 import math
 
 import torch
 from torch import Tensor, nn
 
+from labelemb.errors import InputError
+from labelemb.losses.catalogue import MODES
 from labelemb.settings.config import RunSettings, ScheduleSettings
 
 
@@ -49,3 +51,23 @@ def learning_rate_factor(schedule: ScheduleSettings, step: int, steps_per_epoch:
     if progress < schedule.warmup:
         factor *= (step + 1) / (schedule.warmup * steps_per_epoch)
     return factor
+
+
+def planned_soft_after(settings: RunSettings, steps_per_epoch: int) -> int:
+    """After how many updates the soft labels join in; 0 for modes that use them from the start or not at all.
+
+    Raises:
+        InputError: the run would end before.
+    """
+    if MODES[settings.mode].setting("soft_after") is None:
+        return 0
+    planned = settings.epochs * steps_per_epoch
+    after = settings.loss["soft_after"]
+    updates = round(after * planned) if after < 1 else int(after)
+    if updates >= planned:
+        raise InputError(
+            f"{MODES[settings.mode].section}.soft_after={after:g}: the soft labels would join in after {updates} "
+            "updates, but the run has only "
+            f"{planned} ({settings.epochs} epochs of {steps_per_epoch}); a value below 1 is a fraction of them"
+        )
+    return updates

@@ -6,18 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from labelemb.settings.preprocess import PreprocessOptions
 from labelemb.text.corpus.corpus import (
     Corpus,
     Side,
     Split,
     SplitWriter,
     batch_indices,
-    batches,
     make_batch,
     ordered_indices,
     read_lines,
 )
-from labelemb.text.corpus.preprocess import PreprocessOptions, preprocess
+from labelemb.text.corpus.preprocess import preprocess
 
 
 def side(lengths: list[int], first: int = 4) -> Side:
@@ -56,7 +56,7 @@ def test_a_batch_holds_the_pairs_as_a_loop_writes_them(split: Split) -> None:
 def test_every_pair_is_in_one_batch_of_every_epoch(split: Split, tokens: int | None) -> None:
     counts = []
     for epoch in (1, 2):
-        cut = batch_indices(split, seed=0, epoch=epoch, tokens=tokens)
+        cut = batch_indices(split, seed=0, epoch=epoch, pairs=64, tokens=tokens)
         assert sorted(np.concatenate(cut).tolist()) == list(range(1003))
         counts.append(len(cut))
     assert counts[0] == counts[1]
@@ -65,7 +65,7 @@ def test_every_pair_is_in_one_batch_of_every_epoch(split: Split, tokens: int | N
 @pytest.mark.parametrize("tokens", [None, 300])
 def test_seed_and_epoch_decide_the_batches(split: Split, tokens: int | None) -> None:
     def order(seed: int, epoch: int) -> list[list[int]]:
-        return [cut.tolist() for cut in batch_indices(split, seed=seed, epoch=epoch, tokens=tokens)]
+        return [cut.tolist() for cut in batch_indices(split, seed=seed, epoch=epoch, pairs=64, tokens=tokens)]
 
     assert order(0, 1) == order(0, 1)
     assert order(0, 1) != order(0, 2)
@@ -80,7 +80,7 @@ def test_batches_have_the_asked_number_of_pairs_of_similar_length(split: Split) 
 
 
 def test_a_token_budget_holds_and_is_used(split: Split) -> None:
-    cut = batch_indices(split, seed=0, epoch=1, tokens=300)
+    cut = batch_indices(split, seed=0, epoch=1, pairs=64, tokens=300)
     padded = [
         len(indices) * int(max(split.source.lengths[indices].max(), split.target.lengths[indices].max() + 1))
         for indices in cut
@@ -90,20 +90,13 @@ def test_a_token_budget_holds_and_is_used(split: Split) -> None:
 
 
 def test_a_budget_is_used_to_the_last_token() -> None:
-    cut = batch_indices(Split(side([4] * 8), side([3] * 8)), seed=0, epoch=1, tokens=16)
+    cut = batch_indices(Split(side([4] * 8), side([3] * 8)), seed=0, epoch=1, pairs=64, tokens=16)
     assert [len(indices) for indices in cut] == [4, 4]
 
 
 def test_a_pair_over_the_budget_is_a_batch_of_its_own() -> None:
-    cut = batch_indices(Split(side([9, 1, 9]), side([1, 1, 1])), seed=0, epoch=1, tokens=8)
+    cut = batch_indices(Split(side([9, 1, 9]), side([1, 1, 1])), seed=0, epoch=1, pairs=64, tokens=8)
     assert sorted(indices.tolist() for indices in cut) == [[0], [1], [2]]
-
-
-def test_batches_are_those_of_the_indices(split: Split) -> None:
-    made = list(batches(split, seed=3, epoch=2))
-    cut = batch_indices(split, seed=3, epoch=2)
-    assert len(made) == len(cut)
-    assert made[1].source_lengths.tolist() == split.source.lengths[cut[1]].tolist()
 
 
 def test_evaluation_reads_every_pair_once_by_length(split: Split) -> None:

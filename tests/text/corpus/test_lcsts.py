@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from labelemb.settings.preprocess import PreprocessOptions
 from labelemb.text.corpus.corpus import Corpus
 from labelemb.text.corpus.lcsts import Headline, read_headlines, split_path
-from labelemb.text.corpus.preprocess import PreprocessOptions, preprocess
+from labelemb.text.corpus.preprocess import preprocess
 
 PAIRS = [("新华社受权于18日全文播发修改后的《立法法》", "修改后的立法法全文公布"), ("今天天气很好 & 晴 <b>", "天气好")]
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from labelemb.settings.preprocess import PreprocessOptions
 from labelemb.text.corpus import encode
 from labelemb.text.corpus.corpus import Corpus
-from labelemb.text.corpus.preprocess import PreprocessOptions, preprocess
+from labelemb.text.corpus.preprocess import preprocess
 from labelemb.text.corpus.vocab import Vocabulary
 
 TRAIN = [("The cat", "Con mèo"), ("A dog barks", "Một con chó sủa"), ("The end", "Hết")]

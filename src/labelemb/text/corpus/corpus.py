@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from labelemb.errors import InputError
 from labelemb.text.corpus.vocab import BOS, EOS, PAD, Vocabulary
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ SIDES = ("source", "target")
 POOL_BATCHES = 100  # batches sorted by length together: little padding, and still other neighbours in every epoch
 
 Ids = NDArray[np.int32]
-Counts = NDArray[np.int64]
+Integers = NDArray[np.int64]
 
 
 class Batch(NamedTuple):
@@ -48,7 +49,7 @@ class Side:
     """The encoded lines of one language: `tokens` (sum of lengths,) int32, `offsets` (N + 1,) int64."""
 
     tokens: Ids
-    offsets: Counts
+    offsets: Integers
 
     @classmethod
     def encode(cls, vocabulary: Vocabulary, lines: Sequence[str]) -> Side:
@@ -57,11 +58,11 @@ class Side:
         return cls(tokens, np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))
 
     @cached_property
-    def lengths(self) -> Counts:
+    def lengths(self) -> Integers:
         """Tokens of each line, (N,) int64."""
         return np.diff(self.offsets)
 
-    def padded(self, indices: Counts, *, room: int = 0) -> tuple[Counts, Counts]:
+    def padded(self, indices: Integers, *, room: int = 0) -> tuple[Integers, Integers]:
         """Lines as a matrix, padded with 0: (B, L + room) int64, L the longest; and their lengths (B,) int64."""
         lengths = self.lengths[indices]
         positions = np.arange(lengths.max())
@@ -101,18 +102,18 @@ class Corpus:
         """Maps a corpus into memory; only vocabularies, offsets and the raw development and test lines are read.
 
         Raises:
-            ValueError: the folder holds no corpus, one of another version, or a damaged one.
+            InputError: the folder holds no corpus, one of another version, or a damaged one.
         """
         folder = Path(folder)
         metadata = read_metadata(folder)
         if metadata is None:
-            raise ValueError(f"{folder}: expected a corpus with metadata.json; make it with `labelemb preprocess`")
+            raise InputError(f"{folder}: expected a corpus with metadata.json; make it with `labelemb preprocess`")
         if metadata["version"] != VERSION:
-            raise ValueError(f"{folder}: corpus version {metadata['version']}, expected {VERSION}; preprocess again")
+            raise InputError(f"{folder}: corpus version {metadata['version']}, expected {VERSION}; preprocess again")
         vocabularies = [Vocabulary.load(folder / f"{side}.vocabulary.json") for side in SIDES]
         for side, vocabulary in zip(SIDES, vocabularies, strict=True):
             if vocabulary.fingerprint != metadata["vocabularies"][side]["sha256"]:
-                raise ValueError(f"{folder}: {side}.vocabulary.json is not the one it was encoded with")
+                raise InputError(f"{folder}: {side}.vocabulary.json is not the one it was encoded with")
         source, target = (vocabularies[0], vocabularies[0]) if metadata["share"] else vocabularies
         splits = {name: _load_split(folder, name) for name in metadata["splits"]}
         return cls(folder, metadata, source, target, splits["train"], splits["valid"], splits.get("test"))
@@ -135,14 +136,14 @@ def _load_split(folder: Path, name: str) -> Split:
             tokens = np.load(tokens_path, mmap_mode="r", allow_pickle=False)
             offsets = np.load(offsets_path, allow_pickle=False)
         except (EOFError, OSError, ValueError) as error:
-            raise ValueError(f"{folder}: damaged corpus, preprocess again: {error}") from None
+            raise InputError(f"{folder}: damaged corpus, preprocess again: {error}") from None
         if tokens.dtype != np.int32 or offsets.dtype != np.int64 or offsets[-1] != len(tokens):
-            raise ValueError(
+            raise InputError(
                 f"{tokens_path}: expected the int32 tokens that the offsets beside it count; preprocess again"
             )
         sides.append(Side(tokens, offsets))
     if len(sides[0].offsets) != len(sides[1].offsets):
-        raise ValueError(f"{folder}: the two sides of {name} differ in length; preprocess again")
+        raise InputError(f"{folder}: the two sides of {name} differ in length; preprocess again")
     texts = [folder / f"{name}.{side}.txt" for side in SIDES]
     lines = [list(read_lines(path)) if name != "train" else [] for path in texts]
     return Split(sides[0], sides[1], lines[0], lines[1])
@@ -154,7 +155,7 @@ def read_lines(path: Path) -> Iterator[str]:
     Only a line feed ends a line: other separators of Unicode would shift the pairs.
 
     Raises:
-        ValueError: no such file, bytes that are not UTF-8 (with the line's number), a damaged `.gz`.
+        InputError: no such file, bytes that are not UTF-8 (with the line's number), a damaged `.gz`.
     """
     try:
         with cast(BinaryIO, gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")) as file:
@@ -163,15 +164,15 @@ def read_lines(path: Path) -> Iterator[str]:
                     text = line.decode("utf-8")
                 except UnicodeDecodeError as error:
                     place = f"{path}, line {number}: byte {error.start + 1} (0x{line[error.start]:02x}) is not UTF-8"
-                    raise ValueError(f"{place}; convert the file, for example with iconv") from None
+                    raise InputError(f"{place}; convert the file, for example with iconv") from None
                 yield (text.removeprefix("\ufeff") if number == 1 else text).rstrip("\r\n")
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
+        raise InputError(f"{path}: no such file") from None
     except (EOFError, OSError, zlib.error) as error:
-        raise ValueError(f"{path}: cannot be read: {error}") from None
+        raise InputError(f"{path}: cannot be read: {error}") from None
 
 
-def batch_indices(split: Split, *, seed: int, epoch: int, pairs: int = 64, tokens: int | None = None) -> list[Counts]:
+def batch_indices(split: Split, *, seed: int, epoch: int, pairs: int, tokens: int | None = None) -> list[Integers]:
     """The pairs of each batch of an epoch, (B,) int64 each; a function of (seed, epoch) alone.
 
     Every epoch has the same number of batches, and every pair is in one of them.
@@ -200,7 +201,7 @@ def batch_indices(split: Split, *, seed: int, epoch: int, pairs: int = 64, token
     return [batches[index] for index in generator.permutation(len(batches))]
 
 
-def _budget_cuts(sizes: Counts, budget: int) -> Counts:
+def _budget_cuts(sizes: Integers, budget: int) -> Integers:
     """Where batches begin (but the first) so that rows times the longest row stay in the budget; sizes ascend."""
     cuts, start = [], 0
     while start < len(sizes):
@@ -211,7 +212,7 @@ def _budget_cuts(sizes: Counts, budget: int) -> Counts:
     return np.array(cuts[:-1], np.int64)
 
 
-def make_batch(split: Split, indices: Counts) -> Batch:
+def make_batch(split: Split, indices: Integers) -> Batch:
     """The pairs with these indices (B,) as tensors on the CPU."""
     import torch
 
@@ -224,13 +225,7 @@ def make_batch(split: Split, indices: Counts) -> Batch:
     return Batch(*map(torch.from_numpy, (source, source_lengths, target_in, target_out, target_lengths + 1)))
 
 
-def batches(split: Split, *, seed: int, epoch: int, pairs: int = 64, tokens: int | None = None) -> Iterator[Batch]:
-    """The training batches of an epoch; the arguments are those of `batch_indices`."""
-    for indices in batch_indices(split, seed=seed, epoch=epoch, pairs=pairs, tokens=tokens):
-        yield make_batch(split, indices)
-
-
-def ordered_indices(split: Split, *, pairs: int = 64) -> list[Counts]:
+def ordered_indices(split: Split, *, pairs: int = 64) -> list[Integers]:
     """For evaluation: all pairs by source length, ties in order, cut into batches of `pairs`; (B,) int64 each."""
     order = np.argsort(split.source.lengths, kind="stable")
     return np.split(order, np.arange(pairs, len(order), pairs))
@@ -249,7 +244,7 @@ class SplitWriter:
         for offsets in self._offsets:
             offsets.append(np.zeros(1, np.int64))
 
-    def append(self, side: int, tokens: Ids, lengths: Counts, lines: Sequence[str]) -> None:
+    def append(self, side: int, tokens: Ids, lengths: Integers, lines: Sequence[str]) -> None:
         """Adds lines to side 0 (source) or 1 (target): tokens (sum of lengths,), lengths (N,), raw lines (N,)."""
         self._offsets[side].append(self._tokens[side].count + np.cumsum(lengths))
         self._tokens[side].append(tokens)

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from labelemb.errors import InputError
 from labelemb.text.corpus import lcsts
-from labelemb.text.corpus.corpus import SIDES, Counts, Ids, SplitWriter
+from labelemb.text.corpus.corpus import SIDES, Ids, Integers, SplitWriter
 from labelemb.text.corpus.pairs import Pair, Stream, has_empty_side
 from labelemb.text.corpus.vocab import UNK, Vocabulary
 
@@ -19,7 +20,7 @@ BLOCK_PAIRS = 8192  # pairs in memory as Python objects at a time
 
 
 class Limits(NamedTuple):
-    """How long training pairs may be; see labelemb.text.corpus.preprocess.PreprocessOptions."""
+    """How long training pairs may be; see labelemb.settings.preprocess.PreprocessOptions."""
 
     src_length: int
     tgt_length: int
@@ -66,7 +67,7 @@ def encode_split(
     """Write the usable pairs of one split; the limits hold for `train` alone.
 
     Raises:
-        ValueError: the limits remove more than half of the pairs, none is left, or one of the development or test text
+        InputError: the limits remove more than half of the pairs, none is left, or one of the development or test text
             has an empty side.
     """
     report = SplitReport()
@@ -79,13 +80,13 @@ def encode_split(
         writer.close()
     limited = report.kept + report.dropped
     if report.dropped > limited / 2 and not limits.allow_dropping:
-        raise ValueError(
+        raise InputError(
             f"the length limits remove {report.dropped:,} of {limited:,} training pairs ({report.long_source:,} by "
             f"--src-length {limits.src_length}, {report.long_target:,} by --tgt-length {limits.tgt_length}, in "
             f"{vocabularies[0].unit} tokens): raise them, shorten sources with --cut, or say --allow-dropping"
         )
     if not report.kept:
-        raise ValueError(f"{name}: no pair is left of {report.read:,} read")
+        raise InputError(f"{name}: no pair is left of {report.read:,} read")
     return report
 
 
@@ -100,7 +101,7 @@ def _usable_pairs(pairs: Iterator[Pair], name: str, report: SplitReport) -> Iter
             report.empty += 1
         else:
             side = "target" if pair.source.strip() else "source"
-            raise ValueError(
+            raise InputError(
                 f"{name}, line {pair.line}: the {side} is empty; a score counts every line, so remove this pair from "
                 "both sides"
             )
@@ -125,7 +126,7 @@ def _encode_block(
         writer.append(index, tokens, lengths, texts[index])
 
 
-def _limited(limits: Limits, encoded: list[tuple[Ids, Counts]], report: SplitReport) -> list[tuple[Ids, Counts]]:
+def _limited(limits: Limits, encoded: list[tuple[Ids, Integers]], report: SplitReport) -> list[tuple[Ids, Integers]]:
     """The block without the pairs that are too long; with `cut` the sources' first tokens instead."""
     (source, source_lengths), (target, target_lengths) = encoded
     long_source, long_target = source_lengths > limits.src_length, target_lengths > limits.tgt_length
@@ -142,8 +143,8 @@ def _limited(limits: Limits, encoded: list[tuple[Ids, Counts]], report: SplitRep
 
 
 def _first_tokens(
-    tokens: Ids, lengths: Counts, wanted: Counts, kept: np.ndarray[Any, np.dtype[np.bool_]]
-) -> tuple[Ids, Counts]:
+    tokens: Ids, lengths: Integers, wanted: Integers, kept: np.ndarray[Any, np.dtype[np.bool_]]
+) -> tuple[Ids, Integers]:
     """Of each line its first `wanted` (N,) tokens, and the lengths of the lines that are kept."""
     starts = np.cumsum(lengths) - lengths
     position = np.arange(len(tokens)) - np.repeat(starts, lengths)  # of each token in its line

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from labelemb.errors import InputError
 from labelemb.text.corpus.corpus import read_lines
 
 PARTS = {"train": "PART_I.txt", "valid": "PART_II.txt", "test": "PART_III.txt"}
@@ -48,13 +49,13 @@ def split_path(folder: Path, split: str) -> Path:
     """The file of `train`, `valid` or `test` in an LCSTS folder; the original file where both forms are there.
 
     Raises:
-        ValueError: the folder holds neither.
+        InputError: the folder holds neither.
     """
     names = [name + ending for name in (PARTS[split], *JSON_LINES[split]) for ending in ("", ".gz")]
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise ValueError(
+    raise InputError(
         f"{folder}: expected {PARTS[split]} or {JSON_LINES[split][0]} of LCSTS for {split}; neither is there"
     )
 
@@ -63,7 +64,7 @@ def read_headlines(path: Path) -> Iterator[Headline]:
     """The pairs of one file, in its order, read as a stream.
 
     Raises:
-        ValueError: a block or a JSON line is not of the form above (with its line number).
+        InputError: a block or a JSON line is not of the form above (with its line number).
     """
     return _read_json_lines(path) if ".jsonl" in path.name else _read_blocks(path)
 
@@ -79,18 +80,18 @@ def _read_blocks(path: Path) -> Iterator[Headline]:
     for number, line in enumerate(read_lines(path), 1):
         opens = _OPENING.match(line) is not None
         if opens and block:
-            raise ValueError(f"{path}, line {number}: a <doc> begins before that of line {start} has ended")
+            raise InputError(f"{path}, line {number}: a <doc> begins before that of line {start} has ended")
         if opens:
             start = number
         elif not block and line.strip():
-            raise ValueError(f"{path}, line {number}: expected <doc id=...>, found {line.strip()[:40]!r}")
+            raise InputError(f"{path}, line {number}: expected <doc id=...>, found {line.strip()[:40]!r}")
         if opens or block:
             block.append(line)
         if block and line.rstrip().endswith("</doc>"):
             yield _parse_block("\n".join(block), path, start)
             block = []
     if block:
-        raise ValueError(f"{path}, line {start}: the file ends before this <doc> does")
+        raise InputError(f"{path}, line {start}: the file ends before this <doc> does")
 
 
 def _parse_block(block: str, path: Path, line: int) -> Headline:
@@ -98,10 +99,10 @@ def _parse_block(block: str, path: Path, line: int) -> Headline:
     text, summary, label = fields["short_text"], fields["summary"], fields["human_label"]
     if text is None or summary is None:
         missing = "short_text" if text is None else "summary"
-        raise ValueError(f"{path}, line {line}: this <doc> has no <{missing}>...</{missing}>")
+        raise InputError(f"{path}, line {line}: this <doc> has no <{missing}>...</{missing}>")
     score = label[1].strip() if label else ""
     if label and not score.isdecimal():
-        raise ValueError(f"{path}, line {line}: <human_label> is {score!r}, expected a number from 1 to 5")
+        raise InputError(f"{path}, line {line}: <human_label> is {score!r}, expected a number from 1 to 5")
     return Headline(_one_line(text[1]), _one_line(summary[1]), int(score) if score else None, line)
 
 
@@ -111,11 +112,11 @@ def _read_json_lines(path: Path) -> Iterator[Headline]:
             entry = json.loads(line)
             text, summary = entry["text"], entry["summary"]
         except (ValueError, KeyError, TypeError):
-            raise ValueError(
+            raise InputError(
                 f"{path}, line {number}: expected a JSON object with text and summary, found {line[:40]!r}"
             ) from None
         if not isinstance(text, str) or not isinstance(summary, str):
-            raise ValueError(f"{path}, line {number}: text and summary must be strings")
+            raise InputError(f"{path}, line {number}: text and summary must be strings")
         yield Headline(_one_line(text), _one_line(summary), None, number)
 
 

@@ -7,6 +7,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
+from labelemb.errors import InputError
 from labelemb.text.corpus import lcsts
 from labelemb.text.corpus.corpus import read_lines
 
@@ -27,14 +28,14 @@ def parallel_lines(source_path: Path, target_path: Path) -> Iterator[Pair]:
     """The pairs of two files that are line by line translations of each other.
 
     Raises:
-        ValueError: they have different numbers of lines.
+        InputError: they have different numbers of lines.
     """
     lines = [read_lines(source_path), read_lines(target_path)]
     for number, sides in enumerate(zip_longest(*lines), 1):
         source, target = sides
         if source is None or target is None:
             counts = [number - (line is None) + sum(1 for _ in rest) for line, rest in zip(sides, lines, strict=True)]
-            raise ValueError(
+            raise InputError(
                 f"{source_path} has {counts[0]:,} lines, {target_path} has {counts[1]:,}: "
                 "expected as many, line by line translations of each other"
             )

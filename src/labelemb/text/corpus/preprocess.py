@@ -9,72 +9,17 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
+from labelemb.errors import InputError
 from labelemb.files import named
+from labelemb.settings.preprocess import PreprocessOptions
 from labelemb.text.corpus import lcsts
 from labelemb.text.corpus.corpus import FORMAT, SIDES, VERSION, read_metadata
 from labelemb.text.corpus.encode import Limits, SplitReport, encode_split
 from labelemb.text.corpus.pairs import Stream, has_empty_side, headlines, parallel_lines
-from labelemb.text.corpus.vocab import Unit, Vocabulary
+from labelemb.text.corpus.vocab import Vocabulary
 
 SPLITS = ("train", "valid", "test")
-
-
-@dataclass(frozen=True)
-class PreprocessOptions:
-    """What to read, how to cut it into tokens, what to leave out. Paths may end in `.gz`."""
-
-    save_data: Path
-    """Folder to write the corpus to; replaced only if it holds a corpus of the same settings."""
-    train_src: Path | None = None
-    """Training source, one sentence a line."""
-    train_tgt: Path | None = None
-    """Training target, line by line the source's."""
-    valid_src: Path | None = None
-    """Development source."""
-    valid_tgt: Path | None = None
-    """Development target."""
-    test_src: Path | None = None
-    """Test source; the test pair may be left out."""
-    test_tgt: Path | None = None
-    """Test target."""
-    lcsts: Path | None = None
-    """Folder of the LCSTS distribution, instead of the six files."""
-    lower: bool = False
-    """Lower-case the tokens (the raw development and test lines are kept as they are)."""
-    share: bool = False
-    """One vocabulary, counted over both sides."""
-    char: bool = False
-    """Characters as tokens."""
-    bpe: int | None = None
-    """Subwords as tokens: the size of the byte-pair vocabulary, of both sides together with `share`."""
-    src_vocab_size: int = 50000
-    """Most source entries, the four special symbols included; with `share` the limit of the one vocabulary."""
-    tgt_vocab_size: int = 50000
-    """Most target entries, the four special symbols included."""
-    src_length: int = 50
-    """Longest training source, in tokens."""
-    tgt_length: int = 50
-    """Longest training target, in tokens."""
-    cut: bool = False
-    """Shorten a longer training source instead of dropping its pair."""
-    src_vocab: Path | None = None
-    """An existing source vocabulary (JSON); with `share` of both sides."""
-    tgt_vocab: Path | None = None
-    """An existing target vocabulary (JSON)."""
-    allow_dropping: bool = False
-    """Go on although the length limits remove more than half of the training pairs."""
-
-    @property
-    def unit(self) -> Unit:
-        """What a token is."""
-        return "bpe" if self.bpe is not None else "char" if self.char else "word"
-
-    def settings(self) -> dict[str, Any]:
-        """All that decides what is written, for JSON."""
-        values = {name: value for name, value in asdict(self).items() if name not in ("save_data", "allow_dropping")}
-        return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
 @dataclass(frozen=True)
@@ -98,7 +43,7 @@ def preprocess(options: PreprocessOptions) -> PreprocessReport:
     before the length limits, which hold for training alone.
 
     Raises:
-        ValueError: contradictory options, files that are missing, damaged or of different numbers of lines, limits
+        InputError: contradictory options, files that are missing, damaged or of different numbers of lines, limits
             that remove more than half of the training pairs, a folder that holds something else.
     """
     _check_options(options)
@@ -119,14 +64,14 @@ def preprocess(options: PreprocessOptions) -> PreprocessReport:
 
 def _check_options(options: PreprocessOptions) -> None:
     if options.char and options.bpe is not None:
-        raise ValueError("--char and --bpe exclude each other: tokens are characters or subwords")
+        raise InputError("--char and --bpe exclude each other: tokens are characters or subwords")
     for name in ("src_length", "tgt_length"):
         if getattr(options, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected 1 or more")
+            raise InputError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected 1 or more")
     if options.share and options.tgt_vocab is not None:
-        raise ValueError("--tgt-vocab contradicts --share: the one vocabulary is --src-vocab")
+        raise InputError("--tgt-vocab contradicts --share: the one vocabulary is --src-vocab")
     if options.share and options.tgt_vocab_size not in (options.src_vocab_size, PreprocessOptions.tgt_vocab_size):
-        raise ValueError(
+        raise InputError(
             f"--tgt-vocab-size {options.tgt_vocab_size} contradicts --share: the one vocabulary has "
             f"--src-vocab-size {options.src_vocab_size}"
         )
@@ -137,16 +82,16 @@ def _streams(options: PreprocessOptions) -> dict[str, Stream]:
     given = {name: (getattr(options, f"{name}_src"), getattr(options, f"{name}_tgt")) for name in SPLITS}
     if options.lcsts is not None:
         if any(path for paths in given.values() for path in paths):
-            raise ValueError("--lcsts contradicts --train-src and the other files: give one or the other")
+            raise InputError("--lcsts contradicts --train-src and the other files: give one or the other")
         found = {name: lcsts.split_path(options.lcsts, name) for name in SPLITS}
         return {name: partial(headlines, path, name) for name, path in found.items()}
     streams: dict[str, Stream] = {}
     for name, paths in given.items():
         for path, end in zip(paths, ("src", "tgt"), strict=True):
             if path is None and (name != "test" or any(paths)):
-                raise ValueError(f"--{name}-{end} is missing: expected a text file, one sentence a line")
+                raise InputError(f"--{name}-{end} is missing: expected a text file, one sentence a line")
             if path is not None and not path.is_file():
-                raise ValueError(f"--{name}-{end} {path}: no such file")
+                raise InputError(f"--{name}-{end} {path}: no such file")
         if paths[0] is not None:
             streams[name] = partial(parallel_lines, *paths)
     return streams
@@ -158,11 +103,11 @@ def _check_folder(options: PreprocessOptions) -> None:
         return
     metadata = read_metadata(folder)
     if metadata is None:
-        raise ValueError(f"--save-data {folder}: holds something that is no corpus; give another folder")
+        raise InputError(f"--save-data {folder}: holds something that is no corpus; give another folder")
     for name, value in options.settings().items():
         old = metadata["settings"].get(name)
         if old != value:
-            raise ValueError(
+            raise InputError(
                 f"--save-data {folder}: holds a corpus with {name} {old!r}, asked is {value!r}; "
                 "give another folder or remove it"
             )
@@ -209,7 +154,7 @@ def _vocabularies(options: PreprocessOptions, train: Stream) -> tuple[Vocabulary
         vocabulary = Vocabulary.load(path)
         asked = {"unit": options.unit if options.char or options.bpe else vocabulary.unit, "lower": options.lower}
         if vocabulary.unit != asked["unit"] or (options.lower and not vocabulary.lower):
-            raise ValueError(
+            raise InputError(
                 f"{path}: a vocabulary of unit {vocabulary.unit}, lower {vocabulary.lower}; asked is unit "
                 f"{asked['unit']}, lower {asked['lower']}; leave the option out: the vocabulary decides"
             )

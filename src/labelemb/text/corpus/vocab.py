@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -14,6 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+
+from labelemb.errors import InputError
+from labelemb.files import write_atomically
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -50,13 +52,13 @@ class Vocabulary:
         tokenizer: for `bpe`, the trained `tokenizers.Tokenizer`.
 
     Raises:
-        ValueError: tokens do not begin with the special symbols, or one stands there twice.
+        InputError: tokens do not begin with the special symbols, or one stands there twice.
     """
 
     def __init__(self, tokens: Sequence[str], *, unit: Unit, lower: bool, tokenizer: Tokenizer | None = None) -> None:
         assert (tokenizer is not None) == (unit == "bpe")
         if tuple(tokens[:4]) != SPECIAL_SYMBOLS:
-            raise ValueError(f"a vocabulary begins with {' '.join(SPECIAL_SYMBOLS)}, this one with {list(tokens[:4])}")
+            raise InputError(f"a vocabulary begins with {' '.join(SPECIAL_SYMBOLS)}, this one with {list(tokens[:4])}")
         self.tokens = tuple(tokens)
         self.unit: Unit = unit
         self.lower = lower
@@ -64,7 +66,7 @@ class Vocabulary:
         self.ids = {token: index for index, token in enumerate(self.tokens)}
         if len(self.ids) != len(self.tokens):
             twice = Counter(self.tokens).most_common(1)[0][0]
-            raise ValueError(f"the token {twice!r} stands in the vocabulary twice")
+            raise InputError(f"the token {twice!r} stands in the vocabulary twice")
 
     @classmethod
     def build(cls, lines: Iterable[str], *, unit: Unit, lower: bool, size: int) -> Vocabulary:
@@ -77,7 +79,7 @@ class Vocabulary:
             size: the most entries, the four special symbols included.
         """
         if size <= len(SPECIAL_SYMBOLS):
-            raise ValueError(f"a vocabulary of {size} has no room beside its 4 special symbols; give a larger size")
+            raise InputError(f"a vocabulary of {size} has no room beside its 4 special symbols; give a larger size")
         lines = (clean_line(line, unit=unit, lower=lower) for line in lines)
         if unit == "bpe":
             return cls._from_tokenizer(_train_bpe(lines, size), lower=lower)
@@ -154,31 +156,28 @@ class Vocabulary:
         return hashlib.sha256(self._content().encode()).hexdigest()
 
     def save(self, path: Path | str) -> None:
-        """Writes the vocabulary as JSON, under a temporary name first."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.partial")
-        temporary.write_text(self._content(), encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
+        """Writes the vocabulary as JSON: all of it, or nothing."""
+        write_atomically(Path(path), self._content().encode())
 
     @classmethod
     def load(cls, path: Path | str) -> Vocabulary:
         """Reads what `save` wrote.
 
         Raises:
-            ValueError: there is no such file, or it is something else.
+            InputError: there is no such file, or it is something else.
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise ValueError(f"{path}: no such vocabulary file; `labelemb preprocess` writes one") from None
+            raise InputError(f"{path}: no such vocabulary file; `labelemb preprocess` writes one") from None
         except ValueError as error:
-            raise ValueError(
+            raise InputError(
                 f"{path}: expected a vocabulary in JSON, as `labelemb preprocess` writes: {error}"
             ) from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise ValueError(f"{path}: expected a vocabulary with format {FORMAT!r}, as `labelemb preprocess` writes")
+            raise InputError(f"{path}: expected a vocabulary with format {FORMAT!r}, as `labelemb preprocess` writes")
         if content.get("version") != VERSION or content.get("unit") not in get_args(Unit):
-            raise ValueError(f"{path}: expected version {VERSION} and a unit of {', '.join(get_args(Unit))}")
+            raise InputError(f"{path}: expected version {VERSION} and a unit of {', '.join(get_args(Unit))}")
         return cls._from_content(content, path)
 
     @classmethod
@@ -190,7 +189,9 @@ class Vocabulary:
 
             return cls._from_tokenizer(Tokenizer.from_str(json.dumps(content["tokenizer"])), lower=content["lower"])
         except KeyError as error:
-            raise ValueError(f"{path}: the vocabulary has no {error}; write it again") from None
+            raise InputError(f"{path}: the vocabulary has no {error}; write it again") from None
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{path}: the vocabulary is damaged; write it again: {error}") from None
 
     def _content(self) -> str:
         content: dict[str, Any] = {"format": FORMAT, "version": VERSION, "unit": self.unit, "lower": self.lower}
@@ -240,5 +241,5 @@ def _train_bpe(lines: Iterator[str], size: int) -> Tokenizer:
     tokenizer.train_from_iterator(lines, trainer)
     if tokenizer.get_vocab_size() > size:
         # The trainer could leave out the rarest characters, but among equally rare ones it picks at random.
-        raise ValueError(f"{size} subwords are fewer than the text's characters; give a larger size or use characters")
+        raise InputError(f"{size} subwords are fewer than the text's characters; give a larger size or use characters")
     return tokenizer

@@ -1,0 +1,58 @@
+"""What a classification task asks of its data; images, tables or texts, it does not know which."""
+
+from pathlib import Path
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+
+class ClassifySplit(Protocol):
+    """N labelled items."""
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,) int64."""
+
+    def __len__(self) -> int: ...
+
+    def inputs(self, part: slice) -> Tensor:
+        """What the network takes of some items, (B, *shape) float32, as they are: for evaluation."""
+
+
+class ClassifyData(Protocol):
+    """A labelled data set and the way from its items to the network's inputs."""
+
+    @property
+    def label_names(self) -> list[str]:
+        """C names."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one input."""
+
+    @property
+    def train(self) -> ClassifySplit: ...
+
+    @property
+    def validation(self) -> ClassifySplit | None: ...
+
+    @property
+    def test(self) -> ClassifySplit: ...
+
+    def inputs(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A training batch.
+
+        Args:
+            indices: (B,) int64 training items, where the data lie.
+            generator: source of every draw, on the CPU; drawn from only where items are augmented.
+
+        Returns:
+            Inputs (B, *shape) float32, and their targets: (B,) labels or (B, C) probabilities.
+        """
+
+    def to(self, device: torch.device, *, channels_last: bool) -> Self:
+        """The same data on a device; inputs of images then have their channels innermost if asked for."""
+
+    def examples(self, folder: Path) -> None:
+        """Write some test items of every label into a folder, to be looked at."""

@@ -1,0 +1,134 @@
+"""From stored images to the network's inputs, on the device, a whole batch at once."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from labelemb.classify.augment import channel_statistics, cutmix, mixup, normalise, random_crop, random_flip
+from labelemb.classify.images import ImageData, ImageSplit, load_images
+from labelemb.files import named
+from labelemb.settings.config import AugmentSettings, ClassifySettings
+
+_EXAMPLES_PER_LABEL = 4
+
+
+@dataclass(frozen=True)
+class Standardiser:
+    """Images as stored -> float32 inputs: less the mean (channels,), over the deviation (channels,)."""
+
+    mean: Tensor
+    std: Tensor
+    channels_last: bool = False
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(N, channels, H, W) -> the same shape."""
+        return normalise(images, self.mean, self.std, channels_last=self.channels_last)
+
+
+@dataclass(frozen=True)
+class ImageInputsSplit:
+    """See labelemb.classify.data.ClassifySplit."""
+
+    stored: ImageSplit
+    standardise: Standardiser
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,) int64."""
+        return self.stored.labels
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def inputs(self, part: slice) -> Tensor:
+        """Images of a slice, never augmented."""
+        return self.standardise(self.stored.images[part])
+
+
+@dataclass(frozen=True)
+class ImageInputs:
+    """Images as a classification task takes them: see labelemb.classify.data.ClassifyData."""
+
+    data: ImageData
+    augment: AugmentSettings
+    standardise: Standardiser
+
+    @classmethod
+    def of(cls, data: ImageData, augment: AugmentSettings) -> "ImageInputs":
+        """Inputs between 0 and 1, or with mean 0 and deviation 1 over the training images if the settings say so."""
+        channels = data.image_shape[0]
+        mean, std = torch.zeros(channels), torch.full((channels,), data.scale)
+        if augment.normalise:
+            mean, std = channel_statistics(data.train.images)
+        return cls(data, augment, Standardiser(mean, std))
+
+    @property
+    def label_names(self) -> list[str]:
+        """C names."""
+        return self.data.label_names
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(channels, height, width)."""
+        return self.data.image_shape
+
+    @property
+    def train(self) -> ImageInputsSplit:
+        """The images trained on, as they are."""
+        return ImageInputsSplit(self.data.train, self.standardise)
+
+    @property
+    def validation(self) -> ImageInputsSplit | None:
+        """The images held out, if any are."""
+        return None if self.data.validation is None else ImageInputsSplit(self.data.validation, self.standardise)
+
+    @property
+    def test(self) -> ImageInputsSplit:
+        """The test images."""
+        return ImageInputsSplit(self.data.test, self.standardise)
+
+    def inputs(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Augmented training images and their targets: (B,) labels, or (B, C) probabilities with mixup or CutMix."""
+        images, labels = self.data.train.images[indices], self.data.train.labels[indices]
+        if self.augment.crop:
+            images = random_crop(images, self.augment.crop, generator)
+        if self.augment.flip:
+            images = random_flip(images, generator)
+        inputs = self.standardise(images)
+        if self.augment.mixup:
+            return mixup(inputs, labels, self.data.num_classes, self.augment.mixup, generator)
+        if self.augment.cutmix:
+            return cutmix(inputs, labels, self.data.num_classes, self.augment.cutmix, generator)
+        return inputs, labels
+
+    def to(self, device: torch.device, *, channels_last: bool) -> "ImageInputs":
+        """The same images on a device."""
+        mean, std = self.standardise.mean.to(device), self.standardise.std.to(device)
+        return replace(self, data=self.data.to(device), standardise=Standardiser(mean, std, channels_last))
+
+    def examples(self, folder: Path) -> None:
+        """Write the first test images of every label as pictures."""
+        from PIL import Image
+
+        folder.mkdir(exist_ok=True)
+        images, labels = self.data.test.images.cpu(), self.data.test.labels.cpu()
+        for label in range(self.data.num_classes):
+            for number, index in enumerate((labels == label).nonzero().squeeze(1)[:_EXAMPLES_PER_LABEL].tolist()):
+                pixels = (images[index].float() * (255 / self.data.scale)).clamp(0, 255).byte().permute(1, 2, 0)
+                if pixels.shape[2] > 4:  # more bands than a picture has: the first three
+                    pixels = pixels[..., :3]
+                picture = Image.fromarray(pixels.squeeze(2).numpy() if pixels.shape[2] == 1 else pixels.numpy())
+                path = folder / f"{label:04d}-{number}.png"
+                with named(path):
+                    picture.save(path)
+
+
+def load_image_inputs(settings: ClassifySettings, *, download: bool = False) -> ImageInputs:
+    """The images that a run's settings name, and the way to the network.
+
+    Raises:
+        InputError: as `load_images`.
+    """
+    return ImageInputs.of(load_images(settings.data, download=download), settings.augment)

@@ -1,0 +1,66 @@
+"""A run's module, the same for every task: network first, then criterion; and the label table that it leaves."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import torch
+
+from labelemb.errors import InputError
+from labelemb.losses.modes import make_criterion
+from labelemb.losses.soft_label import SoftLabelLoss
+from labelemb.losses.table import LabelTable
+from labelemb.settings.config import RunSettings
+from labelemb.training.seeds import derived_seed
+
+
+class HasFeatures(Protocol):
+    """A network that says how wide its features are."""
+
+    num_features: int
+
+
+Network = TypeVar("Network", bound=HasFeatures)
+Module = TypeVar("Module")
+
+
+def make_module(
+    settings: RunSettings,
+    label_names: Sequence[str],
+    make_network: Callable[[], Network],
+    join: Callable[[Network, SoftLabelLoss], Module],
+) -> Module:
+    """Network first, then criterion, each from its own seed: all modes of a seed start from the same network.
+
+    Args:
+        settings: of the run.
+        label_names: C names, which a given label table must have been learned for.
+        make_network: builds the network from torch's random state.
+        join: puts network and criterion into the task's module.
+
+    Raises:
+        InputError: the settings of the loss or the label table do not fit.
+    """
+    torch.manual_seed(derived_seed(settings.seed, "network"))
+    network = make_network()
+    torch.manual_seed(derived_seed(settings.seed, "criterion"))
+    criterion = _make_criterion(settings, network.num_features, label_names)
+    torch.manual_seed(derived_seed(settings.seed, "training"))
+    return join(network, criterion)
+
+
+def _make_criterion(settings: RunSettings, num_features: int, label_names: Sequence[str]) -> SoftLabelLoss:
+    try:
+        table = None if settings.table is None else LabelTable.load(settings.table, label_names)
+        options = settings.criterion_options
+        return make_criterion(settings.mode, num_features, len(label_names), table=table, **options)
+    except ValueError as error:
+        raise InputError(f"mode {settings.mode}: {error}") from None
+
+
+def save_table(criterion: SoftLabelLoss, label_names: Sequence[str], path: Path) -> None:
+    """Write the label table with its names, where the criterion has one."""
+    table = getattr(criterion, "table", None)
+    if isinstance(table, LabelTable):
+        table.label_names = list(label_names)
+        table.save(path)
