@@ -27,9 +27,11 @@ def made(mode: str) -> SoftLabelLoss:
 
 
 OF_LOGITS = [mode.name for mode in MODES.values() if not mode.takes_features]
+# Where a table learns from the network beside it, gradients stop on the way: the sum is the gradient of nothing.
+WITHOUT_STOPS = [mode for mode in OF_LOGITS if not list(made(mode).parameters())]
 
 
-@pytest.mark.parametrize("mode", OF_LOGITS)
+@pytest.mark.parametrize("mode", WITHOUT_STOPS)
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_gradients_are_those_of_finite_differences(mode: str, reduction: Reduction) -> None:
     logits, target = batch()

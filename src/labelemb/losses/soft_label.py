@@ -38,6 +38,9 @@ class SoftLabelLoss(nn.Module, ABC):
     Calls take `logits` (N, C), `target` of indices (N,) or class probabilities (N, C), `features` (N, D) where the mode
     uses them, and `num_items`: an int or 0-d tensor that replaces the divisor of the mean.
 
+    The plain attribute `progress` is the share of training done, in [0, 1]: set by the loop before each step, read by
+    modes whose weights change.
+
     Raises:
         TypeError: an argument that there is not.
         ValueError: settings out of range, shapes that do not fit.
@@ -63,6 +66,7 @@ class SoftLabelLoss(nn.Module, ABC):
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction
+        self.progress = 0.0
         self.register_buffer("class_weight", checked_class_weight(class_weight, num_classes), persistent=False)
         self.forgotten = ForgottenParameters()
         self.ranks = RankAgreement()

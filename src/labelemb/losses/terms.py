@@ -16,7 +16,7 @@ class LossTerms(NamedTuple):
     hard: cross entropy with the target. soft: cross entropy with the soft labels. aux: cross entropy of the auxiliary
     head. cap: its confidence above the cap. match: cross entropy of the label table with the auxiliary predictions of
     the matched items. total: hard_weight*hard + soft_weight*soft + aux + cap_weight*cap + match, what `forward`
-    returns. A mode without a term has 0 there.
+    returns. A mode without a term has 0 there; what others than label embedding have there, their criterion says.
 
     Example:
         >>> from labelemb import LabelEmbeddingLoss

@@ -50,6 +50,7 @@ def _section(mode: Mode) -> type[BaseModel]:
             ge=setting.at_least,
             gt=setting.above,
             le=setting.at_most,
+            lt=setting.below,
             allow_inf_nan=False if setting.kind is float else None,
         )
         kind: Any = Annotated[setting.kind, limits]

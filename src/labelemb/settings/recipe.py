@@ -189,6 +189,8 @@ def _check(settings: Settings, origin: str) -> None:
         raise InputError(f"{origin}: mode {mode.name} takes no label table; {takers} do")
     if mode.needs_all_rows and settings.task == "text":
         raise InputError(f"{origin}: {mode.name} needs a table of all labels and is for images only")
+    if not mode.is_fused and settings.task == "text":
+        raise InputError(f"{origin}: {mode.name} has no form for large label sets and is for images only")
     soft_after = settings.loss.get("soft_after", 0.0)
     if soft_after >= 1 and not float(soft_after).is_integer():
         raise InputError(f"{origin}: {mode.section}.soft_after: expected a number of updates or a fraction below 1")

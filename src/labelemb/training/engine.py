@@ -115,6 +115,7 @@ class Loop:
         for optimizer, rates in zip(self.optimizers, self.learning_rates, strict=True):
             for group, learning_rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = learning_rate * rate
+        self.criterion.progress = self.step / self.planned_steps  # of the update count, so resume needs nothing
         if self.soft_after:
             assert isinstance(self.criterion, LabelEmbeddingLoss)  # the one mode that waits
             self.criterion.soft_weight = self.settings.loss["soft_weight"] if self.step >= self.soft_after else 0.0
