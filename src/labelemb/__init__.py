@@ -4,6 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from labelemb.losses.counted_table import CountedTable
+    from labelemb.losses.decoupled import DecoupledLabelEmbeddingLoss
     from labelemb.losses.label_embedding import LabelEmbeddingLoss
     from labelemb.losses.large.fused import FusedLabelEmbeddingLoss
     from labelemb.losses.table import LabelTable
@@ -11,9 +13,18 @@ if TYPE_CHECKING:
 
     __version__: str
 
-__all__ = ["FusedLabelEmbeddingLoss", "LabelEmbeddingLoss", "LabelTable", "LossTerms"]
+__all__ = [
+    "CountedTable",
+    "DecoupledLabelEmbeddingLoss",
+    "FusedLabelEmbeddingLoss",
+    "LabelEmbeddingLoss",
+    "LabelTable",
+    "LossTerms",
+]
 
 _HOMES = {
+    "CountedTable": "labelemb.losses.counted_table",
+    "DecoupledLabelEmbeddingLoss": "labelemb.losses.decoupled",
     "FusedLabelEmbeddingLoss": "labelemb.losses.large.fused",
     "LabelEmbeddingLoss": "labelemb.losses.label_embedding",
     "LabelTable": "labelemb.losses.table",

@@ -434,7 +434,7 @@ def test_neighbors_of_a_folder_of_runs_names_one(capsys: Output, tmp_path: Path)
     folder.mkdir(parents=True)
     LabelTable(3).save(folder / "label_embedding.safetensors")
     line = refused(capsys, "neighbors", str(tmp_path / "runs" / "digits"))
-    assert line.endswith(f"expected the folder of a run in mode emb or emb-start, e.g. {folder}")
+    assert line.endswith(f"expected the folder of a run in a mode that learns one, such as emb, e.g. {folder}")
 
 
 def test_neighbors_of_a_table_without_names_are_asked_for_by_number(capsys: Output, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def made(mode: str) -> SoftLabelLoss:
     return make_criterion(mode, 4, 5, table=table if MODES[mode].takes_table else None).double()
 
 
-OF_LOGITS = [mode.name for mode in MODES.values() if not mode.takes_features]
+OF_LOGITS = [mode.name for mode in MODES.values() if not mode.takes_features and not mode.takes_table]
 # Where a table learns from the network beside it, gradients stop on the way: the sum is the gradient of nothing.
 WITHOUT_STOPS = [mode for mode in OF_LOGITS if not list(made(mode).parameters())]
 

@@ -17,9 +17,11 @@ from labelemb.losses.uskd import UniversalSelfDistillationLoss
 WEIGHTS = {"target_weight": 0.3, "shape_weight": 0.2, "aux_weight": 0.7}
 
 
-def made(num_classes: int = 5, /, **weights: Any) -> SoftLabelLoss:
+def made(num_classes: int = 5, /, **weights: Any) -> UniversalSelfDistillationLoss:
     torch.manual_seed(1)
-    return make_criterion("uskd", 4, num_classes, **weights).double()
+    criterion = make_criterion("uskd", 4, num_classes, **weights).double()
+    assert isinstance(criterion, UniversalSelfDistillationLoss)
+    return criterion
 
 
 def aux_logits_of(criterion: SoftLabelLoss, features: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def test_step_equals_loss_over_the_logits_of_unpadded_tokens(make_task: MakeTask
     features = network.features(batch.source, batch.source_lengths, batch.target_in, batch.target_lengths)
     expected = criterion.terms(network.head(features), batch.target, features)
     assert len(batch.target) == int(batch.target_lengths.sum()) < batch.target_in.numel()
-    torch.testing.assert_close(torch.stack(terms), torch.stack(expected), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(torch.stack([*terms]), torch.stack([*expected]), rtol=1e-10, atol=1e-10)
 
 
 def test_batches_are_a_function_of_seed_and_epoch_and_leave_the_random_state_alone(make_task: MakeTask) -> None:

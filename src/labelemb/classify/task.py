@@ -32,8 +32,9 @@ class ClassifyModule(TrainedModule[Classifier]):
         labels = target.argmax(dim=1) if target.is_floating_point() else target
         num_errors = (logits.detach().argmax(dim=1) != labels).sum()
         terms = self.criterion.terms(logits, target, features)
-        recorded = (term.detach() for term in terms[:-1])  # a compiler would carry gradients of zero through them
-        return StepOutput(type(terms)._make([*recorded, terms.total]), len(target), num_errors)
+        # A compiler would carry gradients of zero through the terms that are only recorded.
+        recorded = {name: term.detach() for name, term in zip(terms._fields, terms, strict=True) if name != "total"}
+        return StepOutput(terms._replace(**recorded), len(target), num_errors)
 
 
 class ClassifyTask:

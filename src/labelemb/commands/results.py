@@ -36,12 +36,13 @@ def neighbors(
     path = run / TABLE_FILE if run.is_dir() else run
     if not path.is_file():
         raise InputError(
-            f"no label table at {path}: expected the folder of a run in mode emb or emb-start{_one_of(run)}"
+            f"no label table at {path}: expected the folder of a run in a mode that learns one, such as emb"
+            f"{_one_of(run)}"
         )
-    from labelemb.losses.table import LabelTable
+    from labelemb.losses.modes import load_table
 
     with input_errors():  # what `nearest` checks is what was asked for, and the file's rows
-        table = LabelTable.load(path)
+        table = load_table(path)
         names = table.label_names or [str(index) for index in range(table.num_classes)]
         chosen: list[str | int] = (
             [*(labels or names)] if table.label_names else [int(label) for label in labels or names]

@@ -17,8 +17,13 @@ _HINTS = {  # for the names that nn.CrossEntropyLoss has
 
 def is_traced() -> bool:
     """Whether a compiler or torch.func looks on: they take plain operations, and let no value be read."""
-    # There is no public question after torch.func; the tests under vmap and grad fail should this one go.
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return torch.compiler.is_compiling() or is_transformed()
+
+
+def is_transformed() -> bool:
+    """Whether torch.func looks on: its tensors may be kept nowhere."""
+    # There is no public question after it; the tests under vmap and grad fail should this one go.
+    return torch._C._are_functorch_transforms_active()
 
 
 def refuse_unknown(owner: str, unknown: Mapping[str, object]) -> None:

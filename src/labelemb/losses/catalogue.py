@@ -73,6 +73,10 @@ _LEARNED = (
     "{hard_weight}*H(y, p) + {soft_weight}*H(e_y, p) + H(y, p') + {cap_weight}*relu(p'_y - {cap})"
     " + H(p'^(1/{temperature}), e_y)"
 )
+_DECOUPLED = (
+    Setting("epsilon", 0.1, "the share of the target that is not the label's", below=1),
+    Setting("shape_weight", 1.0, "weight of the cross entropy over the other labels with the learned row"),
+)
 _PAPER = "Sun et al. 2017, Label Embedding Network, arXiv 1710.10393"
 
 MODES: dict[str, Mode] = {
@@ -146,6 +150,43 @@ MODES: dict[str, Mode] = {
             takes_table=True,
             has_table=True,
             formula="{hard_weight}*H(y, p) + {soft_weight}*H(e_y, p)",
+        ),
+        Mode(
+            "decoupled",
+            "learned soft labels in two statements: how sure (epsilon), and what else (rows counted from the network)",
+            "this project, 2026: docs/method.md, section 11",
+            "labelemb.losses.decoupled:DecoupledLabelEmbeddingLoss",
+            (*_DECOUPLED, Setting("momentum", 0.99, "of the counted rows", below=1)),
+            has_table=True,
+            is_fused=False,
+            needs_all_rows=True,
+            formula="BCE(1 - {epsilon}, p_y) + {shape_weight}*H(r_y, p~), r counted with momentum {momentum}",
+        ),
+        Mode(
+            "decoupled-start",
+            "the decoupled form that goes on from a learned table (--table)",
+            "this project, 2026: docs/method.md, section 11",
+            "labelemb.losses.decoupled:DecoupledLabelEmbeddingLoss",
+            (*_DECOUPLED, Setting("momentum", 0.99, "of the counted rows", below=1)),
+            section="decoupled",
+            takes_table=True,
+            has_table=True,
+            is_fused=False,
+            needs_all_rows=True,
+            formula="BCE(1 - {epsilon}, p_y) + {shape_weight}*H(r_y, p~), r counted with momentum {momentum}",
+        ),
+        Mode(
+            "decoupled-frozen",
+            "the decoupled form with a learned table that stays as it is (--table)",
+            "this project, 2026: docs/method.md, section 11",
+            "labelemb.losses.decoupled:frozen_decoupled",
+            _DECOUPLED,
+            section="decoupled",
+            takes_table=True,
+            has_table=True,
+            is_fused=False,
+            needs_all_rows=True,
+            formula="BCE(1 - {epsilon}, p_y) + {shape_weight}*H(r_y, p~), r given",
         ),
         Mode(
             "maxsup",

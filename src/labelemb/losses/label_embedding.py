@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from labelemb.losses.arguments import check_plain_linear, checked_features, is_traced
 from labelemb.losses.closed_form import index_terms
+from labelemb.losses.counted_table import CountedTable
 from labelemb.losses.items import Reduction, expected, expected_rows, is_distribution
 from labelemb.losses.large.fused import fused_terms
 from labelemb.losses.large.fused_pass import Inputs
 from labelemb.losses.large.label_plan import LabelPlan
-from labelemb.losses.soft_label import Options, SoftLabelLoss
+from labelemb.losses.soft_label import FiveTermLoss, Options
 from labelemb.losses.table import LabelTable, make_table
 from labelemb.losses.terms import LossTerms, Weights, widened
 
@@ -47,7 +48,7 @@ def match_values(aux_logits: Tensor, rows: Tensor, target: Tensor, temperature: 
     return -(tempered * log_soft).sum(dim=1) * expected(matched, target)
 
 
-class LabelEmbeddingLoss(SoftLabelLoss):
+class LabelEmbeddingLoss(FiveTermLoss):
     """Label embedding loss: cross entropy whose soft half the network learns about its own labels.
 
     With z the logits, z' = W' sg(h) + b' an auxiliary head on the detached features h, e_y a row of the label table:
@@ -77,7 +78,8 @@ class LabelEmbeddingLoss(SoftLabelLoss):
             class probabilities as targets, where nn.CrossEntropyLoss divides by N.
         ignore_index: items with this target have no part in any term.
         reduction: "mean", "sum" or "none" (one value an item, 0 for ignored ones).
-        table: a learned table to start from; it is copied and fixes the rank.
+        table: a learned table to start from; it is copied and fixes the rank. Counted rows, which say nothing of the
+            label itself, get half of the share on it.
         freeze_table: use `table` as it is: no auxiliary head, no parameters, features may be left out, and the loss is
             hard_weight*hard + soft_weight*soft.
 
@@ -117,7 +119,7 @@ class LabelEmbeddingLoss(SoftLabelLoss):
         class_weight: Tensor | Sequence[float] | None = None,
         ignore_index: int = -100,
         reduction: Reduction = "mean",
-        table: LabelTable | None = None,
+        table: LabelTable | CountedTable | None = None,
         freeze_table: bool = False,
         **unknown: Never,
     ) -> None:
@@ -133,7 +135,8 @@ class LabelEmbeddingLoss(SoftLabelLoss):
         self.cap = cap
         self.cap_weight = cap_weight
         self.weights.check()
-        self.table = make_table(num_classes, rank, table, freeze_table)
+        given = table.as_label_table() if isinstance(table, CountedTable) else table
+        self.table = make_table(num_classes, rank, given, freeze_table)
         self.aux_head = None if freeze_table else nn.Linear(num_features, num_classes)
 
     @property
@@ -210,7 +213,7 @@ def frozen_label_embedding(
     num_features: int,
     num_classes: int,
     *,
-    table: LabelTable,
+    table: LabelTable | CountedTable,
     hard_weight: float = 0.5,
     soft_weight: float = 0.5,
     **options: Unpack[Options],

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from labelemb.losses.items import expected, expected_rows, is_distribution
-from labelemb.losses.soft_label import Options, SoftLabelLoss
+from labelemb.losses.soft_label import FiveTermLoss, Options
 from labelemb.losses.soft_rows import check_dense
 from labelemb.losses.terms import widened
 
 
-class LabelSmoothingPlusPlusLoss(SoftLabelLoss):
+class LabelSmoothingPlusPlusLoss(FiveTermLoss):
     """Cross entropy with smoothed labels whose smoothing is learned, a row for each label.
 
         loss = mean over items of (H(sg q_y, p) + H(sg p, q_y)),   p = softmax(z),

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from labelemb.losses.items import expected, is_distribution
-from labelemb.losses.soft_label import Options, SoftLabelLoss
+from labelemb.losses.soft_label import FiveTermLoss, Options
 from labelemb.losses.terms import check_weights, reduced_terms
 
 
-class MaxSupLoss(SoftLabelLoss):
+class MaxSupLoss(FiveTermLoss):
     """Cross entropy and the distance of the largest logit from the mean logit, with a weight that grows over training.
 
         loss = mean over items of (H(onehot(y), p) + a*(max z - mean z)),   p = softmax(z)

@@ -1,15 +1,19 @@
 """From a mode's name to its criterion."""
 
+from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from labelemb.losses.catalogue import MODES
+from labelemb.losses.counted_table import CountedTable
 from labelemb.losses.soft_label import SoftLabelLoss
+from labelemb.losses.soft_rows import read_rows
 from labelemb.losses.table import LabelTable
 
 
 def make_criterion(
-    mode: str, num_features: int, num_classes: int, *, table: LabelTable | None = None, **options: Any
+    mode: str, num_features: int, num_classes: int, *, table: LabelTable | CountedTable | None = None, **options: Any
 ) -> SoftLabelLoss:
     """The criterion of a mode.
 
@@ -36,3 +40,14 @@ def make_criterion(
         options["table"] = table
     criterion: SoftLabelLoss = getattr(import_module(module), name)(*sizes, **options)
     return criterion
+
+
+def load_table(path: str | Path, label_names: Sequence[str] | None = None) -> LabelTable | CountedTable:
+    """A table of either kind, as `save` wrote it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, of no kind that there is, or of other labels.
+    """
+    tensors, _ = read_rows(path)
+    return CountedTable.load(path, label_names) if "shares" in tensors else LabelTable.load(path, label_names)

@@ -1,8 +1,8 @@
 """What every soft-label mode shares: one call, the options of nn.CrossEntropyLoss, terms, a form for many labels."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import ClassVar, Never, Self, TypedDict, Unpack
+from collections.abc import Sequence
+from typing import Never, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,8 @@ from labelemb.losses.forgotten import ForgottenParameters
 from labelemb.losses.items import Items, Reduction, expected, targets_and_factors
 from labelemb.losses.large.label_plan import LabelPlan
 from labelemb.losses.ranks import RankAgreement
-from labelemb.losses.terms import LossTerms, check_weights, reduced_terms, widened
+from labelemb.losses.terms import LossTerms, Terms, check_weights, reduced_terms, widened
+from labelemb.losses.wide_buffers import WideBuffers
 
 
 class Options(TypedDict, total=False):
@@ -23,7 +24,7 @@ class Options(TypedDict, total=False):
     reduction: Reduction
 
 
-class SoftLabelLoss(nn.Module, ABC):
+class SoftLabelLoss(WideBuffers, ABC):
     """The call, the checks and the reduction of all modes.
 
     A mode says in `item_values` what its terms are for each item, in `factors` how they are weighed, and everything
@@ -47,7 +48,6 @@ class SoftLabelLoss(nn.Module, ABC):
     """
 
     class_weight: Tensor | None
-    wide_buffers: ClassVar[tuple[str, ...]] = ()  # names of buffers that half precision must not narrow
 
     def __init__(
         self,
@@ -82,13 +82,11 @@ class SoftLabelLoss(nn.Module, ABC):
         """The loss: 0-d, or (N,) with reduction "none"."""
         return self._terms_and_total(logits, target, features, num_items)[1]
 
+    @abstractmethod
     def terms(
         self, logits: Tensor, target: Tensor, features: Tensor | None = None, *, num_items: Tensor | int | None = None
-    ) -> LossTerms:
-        """The unweighted terms and the loss, all reduced alike; a mode without a term has 0 there."""
-        terms, total = self._terms_and_total(logits, target, features, num_items)
-        hard, soft, aux, cap, match = terms.unbind()
-        return LossTerms(hard, soft, aux, cap, match, total)
+    ) -> Terms:
+        """The unweighted terms and the loss, all reduced alike."""
 
     def fused(
         self,
@@ -115,9 +113,12 @@ class SoftLabelLoss(nn.Module, ABC):
         num_items: Tensor | int | None = None,
         chunk_size: int | None = None,
         plan: LabelPlan | None = None,
-    ) -> LossTerms:
+    ) -> Terms:
         """The terms of `fused`, without gradient, and the loss `total` with it."""
         raise ValueError(f"{type(self).__name__} needs every probability and has no fused form")
+
+    def end_step(self) -> None:
+        """What a mode does after an optimiser step; most do nothing. In a loop with accumulation, call it."""
 
     def end_epoch(self) -> None:
         """What a mode does when all items were seen once; most do nothing. In a loop of your own, call it."""
@@ -130,7 +131,7 @@ class SoftLabelLoss(nn.Module, ABC):
 
     @abstractmethod
     def item_values(self, logits: Tensor, target: Tensor, features: Tensor | None) -> Tensor:
-        """The values (T, N) of the terms in the order of LossTerms, by plain operations that autograd differentiates.
+        """The values (T, N) of the terms in their order, by plain operations that autograd differentiates.
 
         Args:
             logits: (N, C), float32 or wider.
@@ -168,18 +169,20 @@ class SoftLabelLoss(nn.Module, ABC):
         """The settings that `print` shows."""
         return ()
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Keep the wide buffers at least in float32: in half precision a count stops at 256 or 2,048."""
-        before = {name: getattr(self, name) for name in self.wide_buffers}
-        apply: Callable[..., Self] = super()._apply
-        apply(fn, recurse)
-        for name in self.wide_buffers:
-            if (after := getattr(self, name)).dtype.itemsize < torch.float32.itemsize:
-                setattr(self, name, before[name].to(after.device, torch.float32))
-        return self
+
+class FiveTermLoss(SoftLabelLoss):
+    """A mode whose terms are those of the paper, or some of them."""
+
+    def terms(
+        self, logits: Tensor, target: Tensor, features: Tensor | None = None, *, num_items: Tensor | int | None = None
+    ) -> LossTerms:
+        """The unweighted terms and the loss, all reduced alike; a mode without a term has 0 there."""
+        terms, total = self._terms_and_total(logits, target, features, num_items)
+        hard, soft, aux, cap, match = terms.unbind()
+        return LossTerms(hard, soft, aux, cap, match, total)
 
 
-class TwoTermLoss(SoftLabelLoss):
+class TwoTermLoss(FiveTermLoss):
     """hard_weight*H(target, p) + soft_weight*soft: a mode that adds one term to cross entropy, and learns nothing.
 
     Args:

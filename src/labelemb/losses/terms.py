@@ -1,13 +1,31 @@
 """The terms of a loss and their weighted sum, from the values of single items. For all modes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from labelemb.losses.items import Reduction
+
+
+class Terms(Protocol):
+    """A mode's named tuple of terms, each 0-d or (N,): `hard` is cross entropy, `total` the loss that they make."""
+
+    @property
+    def _fields(self) -> tuple[str, ...]: ...
+
+    @property
+    def hard(self) -> Tensor: ...
+
+    @property
+    def total(self) -> Tensor: ...
+
+    def __iter__(self) -> Iterator[Tensor]: ...
+
+    @property
+    def _replace(self) -> Callable[..., Self]: ...
 
 
 class LossTerms(NamedTuple):

@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from labelemb.losses.arguments import checked_features
 from labelemb.losses.items import expected, is_distribution
 from labelemb.losses.others import expected_by_label, log_probs_of_others, rank_weights, weighted_entropy
-from labelemb.losses.soft_label import Options, SoftLabelLoss
+from labelemb.losses.soft_label import FiveTermLoss, Options
 from labelemb.losses.terms import check_weights, reduced_terms, widened
 
 _AUX_SMOOTHING = 0.1  # the auxiliary head learns from uniformly smoothed labels
 
 
-class UniversalSelfDistillationLoss(SoftLabelLoss):
+class UniversalSelfDistillationLoss(FiveTermLoss):
     """Cross entropy, more of it for items the network is sure of, and a soft label over the others by their rank.
 
     With z the logits, p = softmax(z), p' = softmax(W' sg(h) + b') an auxiliary head on the detached features h, and ~

@@ -160,9 +160,9 @@ def _read_labels(path: Path) -> list[str]:
     try:
         with safe_open(path, framework="numpy") as file:
             names = checked_label_names(path, file.metadata() or {})
-            name = next((name for name in ("weight", "rows.weight") if name in file.keys()), None)  # noqa: SIM118
+            name = next((name for name in ("weight", "rows.weight", "shares") if name in file.keys()), None)  # noqa: SIM118
             if name is None:
-                raise InputError(f"{path} is damaged: it has neither a dense nor a low-rank table")
+                raise InputError(f"{path} is damaged: it has neither a dense, a low-rank nor a counted table")
             num_labels = file.get_slice(name).get_shape()[0]
     except SafetensorError as error:
         raise InputError(f"{path} is damaged: {error}") from error
@@ -179,6 +179,11 @@ def _row_logits(path: Path, labels: Sequence[int]) -> NDArray[np.float32]:
         if "weight" in file.keys():  # noqa: SIM118 (not a dict)
             table = file.get_slice("weight")
             return np.concatenate([table[label : label + 1] for label in labels])
+        if "shares" in file.keys():  # noqa: SIM118
+            counted = file.get_slice("shares")
+            shares = np.concatenate([counted[label : label + 1] for label in labels])
+            logarithms: NDArray[np.float32] = np.log(np.maximum(shares, np.finfo(np.float32).tiny))
+            return logarithms
         codes, decoder, bias = (file.get_slice(name) for name in ("rows.weight", "decoder.weight", "decoder.bias"))
         rows = np.concatenate([codes[label : label + 1] for label in labels])  # (K, R)
         num_labels, rank = decoder.get_shape()

@@ -7,9 +7,9 @@ from typing import Protocol, TypeVar
 import torch
 
 from labelemb.errors import input_errors
-from labelemb.losses.modes import make_criterion
+from labelemb.losses.modes import load_table, make_criterion
 from labelemb.losses.soft_label import SoftLabelLoss
-from labelemb.losses.table import LabelTable
+from labelemb.losses.soft_rows import SoftRows
 from labelemb.settings.config import RunSettings
 from labelemb.training.seeds import derived_seed
 
@@ -51,13 +51,13 @@ def make_module(
 
 def _make_criterion(settings: RunSettings, num_features: int, label_names: Sequence[str]) -> SoftLabelLoss:
     with input_errors(f"mode {settings.mode}: "):
-        table = None if settings.table is None else LabelTable.load(settings.table, label_names)
+        table = None if settings.table is None else load_table(settings.table, label_names)
         return make_criterion(settings.mode, num_features, len(label_names), table=table, **settings.criterion_options)
 
 
 def save_table(criterion: SoftLabelLoss, label_names: Sequence[str], path: Path) -> None:
     """Write the label table with its names, where the criterion has one."""
     table = getattr(criterion, "table", None)
-    if isinstance(table, LabelTable):
+    if isinstance(table, SoftRows):
         table.label_names = list(label_names)
         table.save(path)

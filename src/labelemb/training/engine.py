@@ -128,6 +128,7 @@ class Loop:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.optimizer.clip)
         for optimizer in self.optimizers:
             optimizer.step()
+        self.criterion.end_step()
         self.sums.add(output)
 
     def training_row(self) -> dict[str, Any]:

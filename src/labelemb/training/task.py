@@ -6,18 +6,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from torch import Tensor, nn
 
 from labelemb.losses.soft_label import SoftLabelLoss
-
-
-class Terms(Protocol):
-    """A mode's named tuple of terms, each 0-d; `total` is the loss that they make."""
-
-    @property
-    def _fields(self) -> tuple[str, ...]: ...
-
-    @property
-    def total(self) -> Tensor: ...
-
-    def __iter__(self) -> Iterator[Tensor]: ...
+from labelemb.losses.terms import Terms
 
 
 class StepOutput(NamedTuple):

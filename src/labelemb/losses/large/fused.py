@@ -16,7 +16,7 @@ from labelemb.losses.items import Items, is_distribution, targets_and_factors
 from labelemb.losses.large.fused_pass import FixedSoftLabel, FusedPass, Inputs, PassSettings
 from labelemb.losses.large.label_plan import LabelPlan, plan_labels
 from labelemb.losses.soft_label import SoftLabelLoss
-from labelemb.losses.terms import LossTerms, Weights, weighted_sum
+from labelemb.losses.terms import LossTerms, Terms, Weights, weighted_sum
 
 _CPU_BUFFER_BYTES, _GPU_BUFFER_BYTES = 2**27, 2**30  # a GPU wants larger products
 _PARAMETERS_PER_BUFFER = 5  # buffers may take a fifth of large parameters: each chunk reads and writes all gradients
@@ -69,7 +69,7 @@ class FusedLabelEmbeddingLoss(nn.Module):
         num_items: Tensor | int | None = None,
         chunk_size: int | None = None,
         plan: LabelPlan | None = None,
-    ) -> LossTerms:
+    ) -> Terms:
         """The unweighted terms without gradient, and the loss `total` with it; soft is 0 while its weight is."""
         return self.criterion.fused_terms(
             features, target, self.head, num_items=num_items, chunk_size=chunk_size, plan=plan

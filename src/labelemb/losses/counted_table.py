@@ -1,0 +1,223 @@
+"""Rows that are counted and not trained: what a network thinks of beside the label when it is right."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from labelemb.losses.soft_rows import SoftRows, check_dense, filled, read_rows
+from labelemb.losses.table import LabelTable
+from labelemb.losses.wide_buffers import WideBuffers
+
+
+class Hits(NamedTuple):
+    """The correctly classified items of one call, by class index."""
+
+    labels: Tensor  # (N,) int64
+    weights: Tensor  # (N,) 1 for a hit, 0 for an item that is none
+    others: Tensor  # (N, C) p~, the prediction over the other labels; 0 on the label
+
+
+class HitSums(NamedTuple):
+    """The same of distributions as targets, summed by label."""
+
+    sums: Tensor  # (C, C)
+    counts: Tensor  # (C,)
+
+
+class CountedTable(WideBuffers, SoftRows):
+    """For each label the mean prediction over the other labels of its correctly classified items.
+
+    With n hits of label y in a step, their mean m, and N_y hits so far, these counted,
+
+        r_y <- r_y + a*(m - r_y),   a = max(1 - momentum^n, n/N_y)
+
+    so the first hits replace the uniform row, all count alike until there are some 1/(1 - momentum), and then old ones
+    fade. The buffers `shares` (C, C), with a diagonal of 0, and `counts` (C,) stay in float32 in a module of half
+    precision; there are no parameters, so no optimiser can forget them and no weight decay spoils them.
+
+    A step's hits are gathered by `add` and applied together by `end_step`, so that it makes no difference how a batch
+    is split: over calls, or over the processes of a group, whose hits are summed (all of them must call `end_step`
+    then). In a single process, reading or saving the rows applies what waits.
+
+    Args:
+        num_classes: C, at most 20,000.
+        momentum: in [0, 1).
+        label_names: C names, as for LabelTable.
+        frozen: count nothing.
+
+    Raises:
+        ValueError: a size or the momentum is out of range.
+
+    Source: docs/method.md, section 11.
+
+    Example:
+        >>> table = CountedTable(3, label_names=["cat", "dog", "ship"])
+        >>> table.add(Hits(torch.tensor([0]), torch.tensor([True]), torch.tensor([[0.0, 0.9, 0.1]])))
+        >>> table.nearest(["cat"], k=1)[0][0][0]
+        'dog'
+    """
+
+    shares: Tensor
+    counts: Tensor
+    wide_buffers: ClassVar[tuple[str, ...]] = ("shares", "counts")
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        momentum: float = 0.99,
+        label_names: Sequence[str] | None = None,
+        frozen: bool = False,
+    ) -> None:
+        super().__init__(num_classes, label_names)
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must lie in 0 to 1, 1 excluded, got {momentum}")
+        check_dense(num_classes)
+        self.momentum = momentum
+        self.frozen = frozen
+        uniform = torch.full((num_classes, num_classes), 1 / max(num_classes - 1, 1)).fill_diagonal_(0)
+        self.register_buffer("shares", uniform)
+        self.register_buffer("counts", torch.zeros(num_classes))
+        self._waiting: list[Hits | HitSums] = []
+
+    def rows_of(self, target: Tensor, dtype: torch.dtype) -> Tensor:
+        """The rows r of indices (N,), (N, C), or for distributions all of them, (C, C)."""
+        shares = self.shares if target.is_floating_point() else self.shares[target]
+        return shares.to(dtype)
+
+    def add(self, hits: Hits | HitSums) -> None:
+        """Gather hits of the step that is under way."""
+        if not self.frozen:
+            self._waiting.append(hits)
+
+    @torch.no_grad()
+    def end_step(self) -> None:
+        """Apply what was gathered, over all processes, as one step."""
+        waiting, self._waiting = self._waiting, []
+        is_distributed = _is_distributed()
+        if self.frozen or not (waiting or is_distributed):
+            return
+        by_index = [hits for hits in waiting if isinstance(hits, Hits)]
+        if len(by_index) == len(waiting) and not is_distributed:
+            self._apply_rows(Hits(*(torch.cat(parts) for parts in zip(*by_index, strict=True))))
+        else:
+            self._apply_sums(waiting, is_distributed)
+
+    def _apply_rows(self, hits: Hits) -> None:
+        """The step of the rows that were hit alone: a (C, C) table is not walked through for a batch of a few."""
+        labels, weights = hits.labels, hits.weights.to(self.counts.dtype)
+        counts = torch.zeros_like(self.counts).index_add_(0, labels, weights)  # (C,) n
+        steps = weights * (self._rates(counts) / counts.clamp_min(1))[labels]  # (N,) a/n for each hit
+        moves = hits.others.to(self.shares.dtype) - self.shares[labels]  # (N, C); copied before the rows move
+        self.shares.index_add_(0, labels, moves * steps[:, None])
+
+    def _apply_sums(self, waiting: list[Hits | HitSums], is_distributed: bool) -> None:
+        sums, counts = torch.zeros_like(self.shares), torch.zeros_like(self.counts)
+        for hits in waiting:
+            if isinstance(hits, HitSums):
+                sums += hits.sums
+                counts += hits.counts
+            else:
+                weights = hits.weights.to(counts.dtype)
+                sums.index_add_(0, hits.labels, hits.others.to(sums.dtype) * weights[:, None])
+                counts.index_add_(0, hits.labels, weights)
+        if is_distributed:
+            dist.all_reduce(sums)
+            dist.all_reduce(counts)
+        rates = self._rates(counts)[:, None]
+        means = sums / counts.clamp_min(torch.finfo(counts.dtype).tiny)[:, None]
+        self.shares.add_(rates * torch.where(counts[:, None] > 0, means - self.shares, 0))
+
+    def _rates(self, counts: Tensor) -> Tensor:
+        """a of each label (C,) for its number of hits in this step, which is added to those so far."""
+        self.counts.add_(counts)
+        return torch.maximum(1 - self.momentum**counts, counts / self.counts.clamp_min(torch.finfo(counts.dtype).tiny))
+
+    @torch.no_grad()
+    def soft_labels(self, labels: Tensor | None = None) -> Tensor:
+        """The rows of `labels` (K,) int64, or all: (K, C), each sums to 1 over the other labels and is 0 on its own."""
+        self._settle()
+        return self.shares.clone() if labels is None else self.shares[labels]
+
+    def save(self, path: str | Path) -> None:
+        """Write the rows as a safetensors file with label names and a checksum, atomically."""
+        self._settle()
+        super().save(path)
+
+    def as_label_table(self, true_share: float = 0.5) -> LabelTable:
+        """A LabelTable whose soft labels have `true_share`, in (0, 1), on the label and the rest shared as here."""
+        if not 0 < true_share < 1:
+            raise ValueError(f"true_share must lie between 0 and 1, got {true_share}")
+        table = LabelTable(self.num_classes, label_names=self.label_names)
+        onehot = torch.eye(self.num_classes, device=self.shares.device)
+        soft = (1 - true_share) * self.soft_labels() + true_share * onehot
+        with torch.no_grad():
+            table.weight.copy_(soft.clamp_min(torch.finfo(torch.float32).tiny).log())
+        return table
+
+    @classmethod
+    def from_soft_labels(cls, soft_labels: Tensor, label_names: Sequence[str] | None = None) -> "CountedTable":
+        """A table whose rows are those of `soft_labels` (C, C) without the label itself, as if each was hit once."""
+        table = cls(len(soft_labels), label_names=label_names)
+        others = soft_labels.detach().float().clone().fill_diagonal_(0)
+        table.shares.copy_(others / others.sum(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny))
+        table.counts.fill_(1)
+        return table
+
+    @classmethod
+    def load(cls, path: str | Path, label_names: Sequence[str] | None = None) -> "CountedTable":
+        """Read a table that `save` wrote. No code of the file is executed.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is damaged, of another kind of table, or of other labels.
+        """
+        tensors, names = read_rows(path)
+        if "shares" not in tensors:
+            raise ValueError(f"{path} holds no counted rows: {sorted(tensors)}; LabelTable.load reads learned ones")
+        table = cls(len(tensors["shares"]), label_names=names)
+        filled(table, tensors, path, label_names)
+        return table
+
+    def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
+        self._settle()
+        write: Callable[..., None] = super()._save_to_state_dict
+        write(destination, prefix, keep_vars)
+
+    def _settle(self) -> None:
+        """Apply what waits before the rows are read; over several processes one alone may read, and must not wait."""
+        if not _is_distributed():
+            self.end_step()
+
+    def extra_repr(self) -> str:
+        """What `print` shows of it."""
+        return f"num_classes={self.num_classes}, momentum={self.momentum}, frozen={self.frozen}"
+
+
+def _is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def make_counted_table(
+    num_classes: int, momentum: float, table: CountedTable | LabelTable | None, freeze: bool
+) -> CountedTable:
+    """The table of a criterion: a new one, or a copy of given rows.
+
+    Raises:
+        ValueError: the given table has other labels, or there is none to freeze.
+    """
+    if table is None:
+        if freeze:
+            raise ValueError("freeze_table=True needs learned rows: pass table=CountedTable.load(...)")
+        return CountedTable(num_classes, momentum=momentum)
+    if table.num_classes != num_classes:
+        raise ValueError(f"the table has {table.num_classes} labels, num_classes is {num_classes}")
+    own = CountedTable(num_classes, momentum=momentum, label_names=table.label_names, frozen=freeze)
+    given = table if isinstance(table, CountedTable) else CountedTable.from_soft_labels(table.soft_labels())
+    own.shares.copy_(given.soft_labels())
+    own.counts.copy_(given.counts)
+    return own
