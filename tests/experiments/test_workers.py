@@ -279,7 +279,7 @@ def test_a_killed_worker_is_told_with_its_run_and_the_others_stop(tmp_path: Path
     assert not other.is_finished
 
 
-def test_into_a_file_each_run_that_ends_is_a_line(tmp_path: Path) -> None:
+def test_into_a_file_each_loss_and_each_run_that_ends_is_a_line(tmp_path: Path) -> None:
     execute(small_job(tmp_path, mode="baseline"))  # done before, so no line
     process = start(tmp_path, "--runs", "2", "--modes", "baseline,emb", "--jobs", "1")
     _, errors = process.communicate(timeout=120)
@@ -287,7 +287,10 @@ def test_into_a_file_each_run_that_ends_is_a_line(tmp_path: Path) -> None:
         (mode, seed): RunFolder.at(tmp_path, "digits", mode, seed).metrics[-1]["test_error"]
         for mode, seed in (("emb", 0), ("baseline", 1), ("emb", 1))
     }
-    assert errors.splitlines() == [
+    baseline, emb, *lines = errors.splitlines()
+    assert baseline == "baseline: H(y, p)"
+    assert emb.startswith("emb: 0.5*H(y, p) + 0.5*H(e_y, p)")
+    assert lines == [
         f"digits {mode} seed {seed}: test error {100 * value:.2f} % ({number} of 4 runs)"
         for number, ((mode, seed), value) in enumerate(error.items(), start=2)
     ]

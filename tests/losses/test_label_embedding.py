@@ -610,3 +610,18 @@ def test_the_weighted_mean_over_distributions_is_torch_s_but_for_its_divisor() -
     hard = criterion.terms(logits, target, torch.randn(6, 3, dtype=torch.float64)).hard
     expected = F.cross_entropy(logits, target, weight) * 6 / (target * weight).sum()
     torch.testing.assert_close(hard, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("num_classes", "expected"), [(10, 2.0), (100, 1.478), (1000, 1.318), (8000, 1.244)])
+def test_a_temperature_of_none_leaves_half_on_the_label(num_classes: int, expected: float) -> None:
+    criterion = LabelEmbeddingLoss(1, num_classes, temperature=None)
+    assert criterion.temperature == pytest.approx(expected, abs=1e-3)
+    probs = torch.full((num_classes,), 0.1 / (num_classes - 1), dtype=torch.float64)
+    probs[0] = 0.9
+    assert (probs.log() / criterion.temperature).softmax(dim=0)[0].item() == pytest.approx(0.5, rel=1e-9)
+
+
+def test_a_temperature_of_none_needs_a_cap_that_makes_one() -> None:
+    with pytest.raises(ValueError, match=r"between 0\.5 and 1 for it, got 1\.0"):
+        LabelEmbeddingLoss(1, 10, temperature=None, cap=1.0)
+    assert LabelEmbeddingLoss(1, 2, temperature=None, cap=1.0).temperature == 2.0

@@ -481,6 +481,19 @@ def test_the_network_has_the_recipe_s_optimiser_and_the_criterion_always_adam(tm
             assert (of_network["momentum"], of_network["nesterov"]) == (0.8, True)
 
 
+def test_the_label_table_has_a_learning_rate_of_its_own_where_one_is_set(tmp_path: Path) -> None:
+    task = make_task(tmp_path, "optimizer.criterion_lr=0.02", "optimizer.table_lr=0.3")
+    _, criterion = make_optimizers(task.module, task.settings)
+    others, table = criterion.param_groups
+    assert (others["lr"], table["lr"]) == (0.02, 0.3)
+    assert {id(p) for p in table["params"]} == {
+        id(p) for p in task.module.criterion.get_submodule("table").parameters()
+    }
+    assert {id(p) for p in others["params"]} == {
+        id(p) for p in task.module.criterion.get_submodule("aux_head").parameters()
+    }
+
+
 @pytest.mark.parametrize("mode", ["baseline", "smoothing", "online-smoothing", "tfkd"])
 def test_a_criterion_without_parameters_needs_no_optimiser(tmp_path: Path, mode: str) -> None:
     task = make_task(tmp_path, mode=mode)

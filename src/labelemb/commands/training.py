@@ -1,5 +1,6 @@
 """The commands that show recipes and train by them: `recipes`, `train`, `compare`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,7 @@ from labelemb.commands.options import (
     run_options,
 )
 from labelemb.errors import InputError
+from labelemb.losses.catalogue import described
 from labelemb.settings.config import Settings, describe, plain
 from labelemb.settings.recipe import load_comparison, load_recipe, recipe_names
 
@@ -66,7 +68,8 @@ def train(
     from labelemb.experiments.job import execute, plan
 
     job = plan(settings, output, resume=resume, download=download)
-    with step_progress(f"{settings.recipe} {settings.name} seed {settings.seed}", quiet) as progress:
+    title = f"{settings.recipe} {settings.name} seed {settings.seed}"
+    with step_progress(title, quiet, _formulas([settings])) as progress:
         execute(job, progress)
     if not quiet:
         print(_last_row(job.folder.metrics))
@@ -116,12 +119,18 @@ def _compare(planned: list[Settings], num_workers: int | None, output: Path, dow
 
         num_workers = num_cores() if choose_device(planned[0].device).type == "cpu" else 1
     jobs = [plan(settings, output, resume=True, download=download) for settings in planned]
-    with comparison_progress(planned[0].recipe, quiet, _final) as progress:
+    with comparison_progress(planned[0].recipe, quiet, _final, _formulas(planned)) as progress:
         execute_all(jobs, num_workers, progress)
     results = read_results([output / planned[0].recipe])
     page = write_report(results)
     print(summary_text(results))
     print(page)
+
+
+def _formulas(planned: Sequence[Settings]) -> list[str]:
+    """Which loss is in force under each name, with its numbers."""
+    formulas = {settings.name: described(settings.mode, settings.loss) for settings in planned}
+    return [f"{name}: {formula.partition(': ')[2]}" for name, formula in formulas.items()]
 
 
 def _print_settings(settings: Settings) -> None:

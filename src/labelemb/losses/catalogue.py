@@ -64,7 +64,12 @@ _WEIGHTS = (_HARD_WEIGHT, _SOFT_WEIGHT)
 _LEARNING = (
     *_WEIGHTS,
     Setting(
-        "temperature", 2.0, "softens the auxiliary predictions that the label table learns from", at_least=None, above=0
+        "temperature",
+        2.0,
+        "softens the auxiliary predictions that the label table learns from; null fits it to the number of labels",
+        at_least=None,
+        above=0,
+        optional=True,
     ),
     Setting("cap", 0.9, "confidence above which the auxiliary head pays", at_least=None, above=0, at_most=1),
     Setting("cap_weight", 100.0, "what it pays for each item; above 1/cap the cap binds"),

@@ -1,5 +1,6 @@
 """Label embedding (arXiv 1710.10393): the loss that trains a network, and the soft labels it trains with."""
 
+import math
 from collections.abc import Sequence
 from typing import Never, Unpack
 
@@ -48,6 +49,24 @@ def match_values(aux_logits: Tensor, rows: Tensor, target: Tensor, temperature: 
     return -(tempered * log_soft).sum(dim=1) * expected(matched, target)
 
 
+def balanced_temperature(num_classes: int, cap: float = 0.9) -> float:
+    """The temperature that leaves half of a prediction on its label, where the cap was on it and the rest even.
+
+        tau = log(m*cap/(1 - cap)) / log(m),   m = C - 1:   2.00 for 10 labels, 1.48 for 100, 1.24 for 8,000
+
+    Over one or two labels there is none, and it is the paper's 2.
+
+    Raises:
+        ValueError: the cap is not above one half and below 1.
+    """
+    if num_classes <= 2:
+        return 2.0
+    if not 0.5 < cap < 1:
+        raise ValueError(f"temperature=None is made from the cap, which must lie between 0.5 and 1 for it, got {cap}")
+    others = num_classes - 1
+    return math.log(others * cap / (1 - cap)) / math.log(others)
+
+
 class LabelEmbeddingLoss(FiveTermLoss):
     """Label embedding loss: cross entropy whose soft half the network learns about its own labels.
 
@@ -70,7 +89,8 @@ class LabelEmbeddingLoss(FiveTermLoss):
         rank: R of a low-rank table, None for a dense one (up to 20,000 labels). A low-rank row says little before its
             label has been matched: start with `soft_weight` 0 and raise the attribute later.
         hard_weight, soft_weight: at least 0; may be changed between steps. 1 and 0 give plain cross entropy.
-        temperature: tau, above 0.
+        temperature: tau, above 0; None is `balanced_temperature(num_classes, cap)`: 2.0 suits 10 labels, and leaves the
+            soft labels of many nearly flat.
         cap: alpha, in (0, 1], on the untempered probability.
         cap_weight: at least 0. Below 1/cap the cap does not bind; the paper's vision code amounts to its batch size,
             here it stands under the common divisor and does not depend on the batch.
@@ -113,7 +133,7 @@ class LabelEmbeddingLoss(FiveTermLoss):
         rank: int | None = None,
         hard_weight: float = 0.5,
         soft_weight: float = 0.5,
-        temperature: float = 2.0,
+        temperature: float | None = 2.0,
         cap: float = 0.9,
         cap_weight: float = 100.0,
         class_weight: Tensor | Sequence[float] | None = None,
@@ -131,7 +151,7 @@ class LabelEmbeddingLoss(FiveTermLoss):
         self.num_features = num_features
         self.hard_weight = hard_weight
         self.soft_weight = soft_weight
-        self.temperature = temperature
+        self.temperature = balanced_temperature(num_classes, cap) if temperature is None else temperature
         self.cap = cap
         self.cap_weight = cap_weight
         self.weights.check()

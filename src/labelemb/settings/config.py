@@ -80,6 +80,7 @@ class OptimizerSettings(_Settings):
     weight_decay: NotNegative = Field(0.0, description="of the network; the criterion has none")
     momentum: Fraction = Field(0.9, description="of sgd (with Nesterov's step)")
     criterion_lr: Positive = Field(1e-3, description="learning rate of the criterion's own parameters")
+    table_lr: Positive | None = Field(None, description="learning rate of the label table; null for criterion_lr")
     clip: Positive | None = Field(None, description="largest norm of the network's gradient; null for no clip")
 
 

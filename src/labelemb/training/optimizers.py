@@ -1,6 +1,7 @@
 """What makes the updates: an optimiser each for network and criterion, and what changes over the steps of a run."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +29,17 @@ def make_optimizers(module: nn.Module, settings: RunSettings) -> list[torch.opti
     else:
         adam = torch.optim.Adam if chosen.name == "adam" else torch.optim.AdamW
         optimizers = [adam(parameters, chosen.lr, weight_decay=chosen.weight_decay, fused=True)]
-    own = list(module.get_submodule("criterion").parameters())
-    return [*optimizers, torch.optim.Adam(own, chosen.criterion_lr, fused=True)] if own else optimizers
+    groups = _groups_of_criterion(module.get_submodule("criterion"), chosen.table_lr)
+    return [*optimizers, torch.optim.Adam(groups, chosen.criterion_lr, fused=True)] if groups else optimizers
+
+
+def _groups_of_criterion(criterion: nn.Module, table_lr: float | None) -> list[dict[str, Any]]:
+    """The criterion's parameters; the label table's in a group of their own where they have a learning rate."""
+    named = dict(criterion.named_parameters())
+    table = [parameter for name, parameter in named.items() if name.startswith("table.") and table_lr is not None]
+    others = [parameter for parameter in named.values() if not any(parameter is one for one in table)]
+    groups: list[dict[str, Any]] = [{"params": others}] if others else []
+    return [*groups, {"params": table, "lr": table_lr}] if table else groups
 
 
 def lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:
