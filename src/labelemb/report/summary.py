@@ -64,7 +64,14 @@ class Run:
         return {name: float(score) for name, score in scores.items() if isinstance(score, int | float)}
 
     def measured(self, column: str) -> float | None:
-        """What the run has reached: the test score of its best checkpoint, or the value in its last row."""
+        """What the run has reached: the test score of its best checkpoint, or the value in its last row.
+
+        A column PART.KEY is what evaluation.json has under KEY of PART.
+        """
+        part, _, key = column.partition(".")
+        if key:
+            value = (self.evaluation.get(part) or {}).get(key)
+            return None if value is None else float(value)
         if self.metric.is_test_score:
             return self.test_scores.get(column)
         value = self.rows[-1].get(column) if self.rows else None
