@@ -102,13 +102,14 @@ def test_of_scores_the_highest_is_best_and_more_than_smoothing_is_positive(make_
 
 
 def test_seeds_that_a_mode_and_smoothing_do_not_share_are_left_out_and_told(make_run: MakeRun, tmp_path: Path) -> None:
-    errors = {"baseline": [0.05, 0.05], "smoothing": [0.03, 0.04], "emb": [0.02]}
+    errors = {"baseline": [0.05, 0.05], "smoothing": [0.03, 0.04, 0.05], "emb": [0.02]}
     results = table_of(make_run, tmp_path, errors)
     row = cells(results)["emb"]
     assert (row["vs smoothing"], row["95 % vs smoothing"]) == ("1.00", NOTHING)
     notes = comparison(results).notes
     assert notes.count("emb and smoothing share 1 seed: only these are compared.") == 1
     assert notes.count("emb and baseline share 1 seed: only these are compared.") == 1
+    assert len([note for note in notes if "smoothing" in note and "baseline" in note and "share 2 seeds" in note]) == 1
 
 
 def test_the_summary_adds_two_keys_and_changes_none(make_run: MakeRun, tmp_path: Path) -> None:
