@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from labelemb.errors import InputError
 from labelemb.report.comparison import NOTHING, TERMINAL_WIDTH, comparison, summary_text
 from labelemb.report.page import write_report
 from labelemb.report.pairs import against_smoothing, best_smoothing, marks, pairs_summary
@@ -155,6 +156,14 @@ def test_a_table_without_temperatures_says_why(make_run: MakeRun, tmp_path: Path
     assert "NLL scaled" not in table.columns
     (note,) = [note for note in table.notes if "not scaled" in note]
     assert reason in note
+
+
+@pytest.mark.parametrize("scaled", ["low", {"nll": "low"}])
+def test_damaged_measures_after_scaling_are_named(make_run: MakeRun, tmp_path: Path, scaled: object) -> None:
+    run = make_run("emb", 0)
+    run.write_evaluation(run.evaluation | {"scaled": scaled})
+    with pytest.raises(InputError, match=r"evaluation\.json is damaged: expected numbers under scaled, got 'low'"):
+        comparison(read_results([tmp_path]))
 
 
 def test_the_terminal_has_as_many_columns_as_fit(make_run: MakeRun, tmp_path: Path) -> None:

@@ -70,12 +70,19 @@ class Run:
         """
         part, _, key = column.partition(".")
         if key:
-            value = (self.evaluation.get(part) or {}).get(key)
-            return None if value is None else float(value)
+            return self._evaluated(part, key)
         if self.metric.is_test_score:
             return self.test_scores.get(column)
         value = self.rows[-1].get(column) if self.rows else None
         return None if value is None else float(value)
+
+    def _evaluated(self, part: str, key: str) -> float | None:
+        values = self.evaluation.get(part)
+        value = values.get(key) if isinstance(values, dict) else values
+        if value is not None and not isinstance(value, int | float):
+            path = self.folder.path / "evaluation.json"
+            raise InputError(f"{path} is damaged: expected numbers under {part}, got {value!r} as {key}")
+        return value
 
 
 @dataclass(frozen=True)
