@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from labelemb.experiments.comparison import Standing, standing
 from tests.small_runs import SMALL
 
 from labelemb import LabelEmbeddingLoss
 from labelemb.commands import app as cli
 from labelemb.experiments import workers
+from labelemb.experiments.comparison import Standing, standing
 from labelemb.experiments.job import Job, execute
 from labelemb.settings.recipe import recipe_names
 
@@ -90,7 +90,7 @@ def test_labelemb_commands_run_one_after_another(tmp_path: Path, monkeypatch: py
             small = tuple(setting for setting in small if not setting.startswith("model."))
         # A folder holds one run: a second setting of the same recipe needs another name.
         overridden = any(re.fullmatch(r"[\w.]+=\S+", word) for word in arguments)
-        name = ["--name", f"again-{index}"] if overridden else []
+        name = ["--name", f"again-{index}"] if overridden and "--name" not in arguments else []
         if arguments[:2] == ["compare", "digits"] and "--runs" not in arguments:
             name += ["--runs", "1"]  # of twenty
         arguments = [*arguments[:2], *small, *arguments[2:], *name]

@@ -7,6 +7,7 @@ RECIPE/MODE/seed-07/
   checkpoints/                 labelemb.training.checkpoint
   label_embedding.safetensors  the learned table with label names (modes that learn one)
   evaluation.json              calibration bins and confusion counts on the test set
+  calibration.json             the temperature of its probabilities (images, where training images are held out)
   examples/, predictions.txt   what the page shows
 """
 
@@ -82,6 +83,21 @@ class RunFolder:
     def evaluation(self) -> dict[str, Any]:
         return read_json(self.path / "evaluation.json")
 
+    @property
+    def calibration(self) -> dict[str, Any]:
+        return read_json(self.path / "calibration.json")
+
+    @property
+    def temperature(self) -> float | None:
+        """What the logits are divided by for calibrated probabilities; None where none was fitted."""
+        path = self.path / "calibration.json"
+        if not path.is_file():
+            return None
+        temperature = self.calibration.get("temperature")
+        if not isinstance(temperature, int | float) or isinstance(temperature, bool) or not 0 < temperature < math.inf:
+            raise InputError(f"{path} is damaged: expected a temperature above 0, got {temperature!r}")
+        return float(temperature)
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keep other processes from this run meanwhile; makes the folder, and clears it of files half written.
@@ -136,6 +152,9 @@ class RunFolder:
 
     def write_evaluation(self, evaluation: Mapping[str, Any]) -> None:
         write_json(self.path / "evaluation.json", evaluation)
+
+    def write_calibration(self, calibration: Mapping[str, Any]) -> None:
+        write_json(self.path / "calibration.json", calibration)
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
         """Write all rows anew: a resumed run first drops those after its checkpoint."""

@@ -319,6 +319,15 @@ def test_what_cannot_be_predicted_from_is_code_2(capsys: Output, finished: RunFo
     assert "is damaged" in refused(capsys, *predict)
 
 
+def test_calibrated_predictions_of_a_run_without_a_temperature_are_code_2(
+    capsys: Output, finished: RunFolder, tmp_path: Path
+) -> None:
+    predict = ["predict", str(finished.path), "--output", str(tmp_path / "out.csv")]
+    assert "no calibration.json" in refused(capsys, *predict, "--calibrated")
+    assert run(capsys, *predict, "--raw")[-1].endswith("% of 719 images")
+    assert (tmp_path / "out.csv").is_file()
+
+
 @pytest.mark.parametrize("content", [b"half", None])
 def test_a_table_that_cannot_be_read_is_code_2(capsys: Output, tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "table.safetensors"

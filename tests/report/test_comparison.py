@@ -26,7 +26,7 @@ def test_columns_stand_in_the_agreed_order(make_run: MakeRun, tmp_path: Path) ->
     for mode in ("baseline", "emb"):
         make_run(mode, 0)
     assert comparison(read_results([tmp_path])).columns == [
-        *("mode", "runs", "test error % (sd)", "reduction", "reduction %", "95 % interval", "seconds an epoch"),
+        *("mode", "runs", "test error % (sd)", "best", "reduction", "reduction %", "95 % interval", "seconds an epoch"),
         *("NLL", "ECE %", "epochs to baseline", "seconds to baseline"),
     ]
 

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from labelemb.classify.held_out import held_out_share
 from labelemb.errors import InputError
 from labelemb.files import write_atomically
 from labelemb.settings.config import ImageDataSettings
@@ -89,13 +90,20 @@ def load_images(settings: ImageDataSettings, *, download: bool = False) -> Image
 
 
 def _divided(data: ImageData, settings: ImageDataSettings) -> ImageData:
-    """Hold out the first training images for validation, and keep no more than `limit` of the others."""
+    """Hold out training images for validation, and keep no more than `limit` of the others."""
     images, labels, held_out = data.train.images, data.train.labels, settings.validation
-    if held_out >= len(labels):
-        raise InputError(f"data.validation={held_out}: the training set has only {len(labels)} images")
-    last = None if settings.limit is None else held_out + settings.limit
-    validation = ImageSplit(images[:held_out], labels[:held_out]) if held_out else None
-    return replace(data, train=ImageSplit(images[held_out:last], labels[held_out:last]), validation=validation)
+    if 0 < held_out < 1:
+        chosen = held_out_share(labels, held_out)
+        if not chosen.any():
+            raise InputError(f"data.validation={held_out}: no label has so many training images that one is held out")
+        first, others = ImageSplit(images[chosen], labels[chosen]), ImageSplit(images[~chosen], labels[~chosen])
+    else:
+        count = int(held_out)
+        if count >= len(labels):
+            raise InputError(f"data.validation={held_out}: the training set has only {len(labels)} images")
+        first, others = ImageSplit(images[:count], labels[:count]), ImageSplit(images[count:], labels[count:])
+    train = ImageSplit(others.images[: settings.limit], others.labels[: settings.limit])
+    return replace(data, train=train, validation=first if len(first) else None)
 
 
 @lru_cache(maxsize=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,11 +22,13 @@ class ClassificationMetrics:
     Args:
         num_classes: C.
         device: where logits and targets lie.
+        temperature: T: the probabilities are softmax(z / T). No prediction depends on it.
     """
 
-    def __init__(self, num_classes: int, device: torch.device | str) -> None:
+    def __init__(self, num_classes: int, device: torch.device | str, temperature: float = 1.0) -> None:
         self.num_classes = num_classes
         self.device = torch.device(device)
+        self.temperature = temperature
         self._nll: list[Tensor] = []
         self._confidence: list[Tensor] = []
         self._predicted: list[Tensor] = []
@@ -47,8 +51,9 @@ class ClassificationMetrics:
             )
         logits, target = logits.detach().to(self.device), target.detach().to(self.device).long()
         dtype = torch.promote_types(logits.dtype, torch.float32)
-        log_probabilities = F.log_softmax(logits, dim=1, dtype=dtype)  # (N, C)
-        log_confidence, predicted = log_probabilities.max(dim=1)  # (N,), (N,)
+        predicted = logits.argmax(dim=1)  # (N,), of the logits as they came: a quotient may round to a tie
+        log_probabilities = F.log_softmax(logits.to(dtype) / self.temperature, dim=1)  # (N, C)
+        log_confidence = log_probabilities.amax(dim=1)  # (N,)
         self._nll.append(-log_probabilities.gather(1, target[:, None]).squeeze(1))
         self._confidence.append(log_confidence.exp())
         self._predicted.append(predicted)
@@ -58,9 +63,9 @@ class ClassificationMetrics:
         """The measures so far; waits for the device.
 
         Returns:
-            `error`: share of wrong predictions. `nll`: mean of -log softmax(z)_y. `ece`: expected calibration error,
-            the mean over items of |accuracy - confidence| of the item's bin, for 15 equal-width bins (low, high] of the
-            top probability.
+            `error`: share of wrong predictions. `nll`: mean of -log softmax(z / T)_y. `ece`: expected calibration
+            error, the mean over items of |accuracy - confidence| of the item's bin, for 15 equal-width bins (low, high]
+            of the top probability.
 
         Raises:
             ValueError: there are no items.
@@ -74,13 +79,12 @@ class ClassificationMetrics:
             "ece": (confidence_sums - correct_counts).abs().sum().item() / len(target),
         }
 
-    def evaluation(self) -> dict[str, object]:
-        """What evaluation.json holds of these items.
+    def probability_measures(self) -> dict[str, object]:
+        """What depends on the temperature: `nll`, `ece` as of `compute`, and `calibration`, the 15 bins.
 
         Returns:
-            `num_items` and `num_classes`; `calibration`: 15 bins, lowest first, each with `count`, `correct` (a count
-            too) and `confidence` (the mean, None in an empty bin); `confusion`: [true, predicted, count] of every pair
-            that occurs, by label, or above 200 classes the 2,000 largest of wrong predictions, descending.
+            `calibration` has the lowest bin first, each with `count`, `correct` (a count too) and `confidence` (the
+            mean, None in an empty bin).
 
         Raises:
             ValueError: there are no items.
@@ -91,10 +95,24 @@ class ClassificationMetrics:
             {"count": count, "confidence": total / count if count else None, "correct": correct}
             for count, total, correct in zip(counts, sums, correct_counts, strict=True)
         ]
+        measures = self.compute()
+        return {"nll": _finite(measures["nll"]), "ece": _finite(measures["ece"]), "calibration": calibration}
+
+    def evaluation(self) -> dict[str, object]:
+        """What evaluation.json holds of these items.
+
+        Returns:
+            `num_items` and `num_classes`; what `probability_measures` gives; `confusion`: [true, predicted, count] of
+            every pair that occurs, by label, or above 200 classes the 2,000 largest of wrong predictions, descending.
+
+        Raises:
+            ValueError: there are no items.
+        """
+        _, _, predicted, target = self._gathered()
         return {
             "num_items": len(target),
             "num_classes": self.num_classes,
-            "calibration": calibration,
+            **self.probability_measures(),
             "confusion": confusions(target, predicted, self.num_classes),
         }
 
@@ -123,6 +141,11 @@ def calibration_bins(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tenso
     counts = torch.bincount(bins, minlength=NUM_BINS)
     sums = torch.bincount(bins, weights=confidence.double(), minlength=NUM_BINS)
     return counts, sums, torch.bincount(bins[correct], minlength=NUM_BINS)
+
+
+def _finite(value: float) -> float | None:
+    """For JSON, which has neither NaN nor infinity."""
+    return value if math.isfinite(value) else None
 
 
 def confusions(target: Tensor, predicted: Tensor, num_classes: int) -> list[list[int]]:

@@ -16,7 +16,13 @@ from labelemb.training.checkpoint import load_newest
 
 
 def predict_images(
-    folder: RunFolder, settings: ClassifySettings, output: Path, data_path: Path | None, device: torch.device
+    folder: RunFolder,
+    settings: ClassifySettings,
+    output: Path,
+    data_path: Path | None,
+    device: torch.device,
+    *,
+    calibrated: bool | None = None,
 ) -> str:
     """Write a CSV file: for each test image the predicted class, then the probability of every class.
 
@@ -26,13 +32,17 @@ def predict_images(
         output: the file.
         data_path: the data set, None for where the run had it.
         device: what computes.
+        calibrated: whether the probabilities are those of the logits over the run's temperature; None for where it
+            has one. The predicted class is the same either way.
 
     Returns:
-        The test error, as a line to print.
+        The test error, and the temperature where one was used, as a line to print.
 
     Raises:
-        InputError: there is no checkpoint, or the data set has other labels or sizes than the run was trained with.
+        InputError: there is no checkpoint, or no temperature where `calibrated` asks for it, or the data set has other
+            labels or sizes than the run was trained with.
     """
+    temperature = _temperature(folder, calibrated)
     state = load_newest(folder.checkpoints)
     if state is None:
         raise InputError(f"{folder.checkpoints}: no checkpoint yet")
@@ -51,7 +61,20 @@ def predict_images(
     for logits, labels in task.predict(task.data.test):
         predicted = logits.argmax(dim=1)
         num_errors += int((predicted != labels).sum())
-        for index, row in zip(predicted.tolist(), logits.float().softmax(dim=1).tolist(), strict=True):
+        probabilities = (logits.float() / (temperature or 1.0)).softmax(dim=1)  # (B, C)
+        for index, row in zip(predicted.tolist(), probabilities.tolist(), strict=True):
             writer.writerow([data.label_names[index], *(f"{value:.6f}" for value in row)])
     write_atomically(output, table.getvalue().encode())
-    return f"test error {100 * num_errors / len(data.test):.2f} % of {len(data.test)} images"
+    scaled = "" if temperature is None else f"; probabilities at temperature {temperature:.4g}"
+    return f"test error {100 * num_errors / len(data.test):.2f} % of {len(data.test)} images{scaled}"
+
+
+def _temperature(folder: RunFolder, calibrated: bool | None) -> float | None:
+    """The run's, unless raw probabilities are asked for."""
+    temperature = folder.temperature if calibrated is not False else None
+    if calibrated and temperature is None:
+        raise InputError(
+            f"{folder.path} has no calibration.json: a temperature is fitted at the end of a run that holds out "
+            "training images (data.validation)"
+        )
+    return temperature

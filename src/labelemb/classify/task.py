@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from labelemb.classify.calibration import fit_temperature
 from labelemb.classify.data import ClassifyData, ClassifySplit
 from labelemb.classify.metrics import ClassificationMetrics
 from labelemb.classify.networks import NETWORKS, Classifier
@@ -87,11 +88,11 @@ class ClassifyTask:
         return row | _columns("test", metrics)
 
     def finish(self) -> None:
-        """Write evaluation.json, the learned table, and for the first seed some test items."""
+        """Write the temperature, evaluation.json, the learned table, and for the first seed some test items."""
+        self.module.eval()
         if not self._evaluation:  # resumed after the last epoch
-            self.module.eval()
             self._evaluation = self._measure(self.data.test).evaluation()
-        self.folder.write_evaluation(self._evaluation | {"label_names": self.data.label_names})
+        self.folder.write_evaluation(self._evaluation | self._calibrate() | {"label_names": self.data.label_names})
         save_table(self.module.criterion, self.data.label_names, self.folder.table)
         if self.settings.seed == 0:
             self.data.examples(self.folder.examples)
@@ -105,8 +106,24 @@ class ClassifyTask:
                 logits, _ = self.module.network(split.inputs(part))
             yield logits, split.labels[part]
 
-    def _measure(self, split: ClassifySplit) -> ClassificationMetrics:
-        metrics = ClassificationMetrics(len(self.data.label_names), self.device)
+    def _calibrate(self) -> dict[str, Any]:
+        """Fit the temperature on the held-out items and write it; what evaluation.json has of the test set with it.
+
+        Nothing without held-out items: the test set is for measuring, and items trained on look too certain.
+        """
+        if self.data.validation is None:
+            return {}
+        held_out = [(logits.float().cpu(), labels.cpu()) for logits, labels in self.predict(self.data.validation)]
+        logits, labels = (torch.cat(parts) for parts in zip(*held_out, strict=True))
+        calibration = fit_temperature(logits, labels)
+        if calibration is None:  # a run that diverged
+            return {}
+        self.folder.write_calibration(calibration._asdict())
+        scaled = self._measure(self.data.test, calibration.temperature)
+        return {"scaled": {"temperature": calibration.temperature, **scaled.probability_measures()}}
+
+    def _measure(self, split: ClassifySplit, temperature: float = 1.0) -> ClassificationMetrics:
+        metrics = ClassificationMetrics(len(self.data.label_names), self.device, temperature)
         for logits, labels in self.predict(split):
             metrics.update(logits, labels)
         return metrics

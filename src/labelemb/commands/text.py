@@ -28,6 +28,10 @@ def predict(
     beam: Annotated[int | None, typer.Option("--beam", help="Hypotheses kept, 1 for greedy.")] = None,
     max_length: Annotated[int | None, typer.Option("--max-length", help="Most output tokens.")] = None,
     attention: Annotated[Path | None, typer.Option("--attention", help="File of attention weights.")] = None,
+    calibrated: Annotated[
+        bool | None,
+        typer.Option("--calibrated/--raw", help="Image runs: logits over the run's temperature, or as they are."),
+    ] = None,
     model: Model = None,
     device: Device = None,
 ) -> None:
@@ -45,5 +49,5 @@ def predict(
     from labelemb.experiments.tasks import TASKS
 
     options = {"output": output, "src": src, "data": data, "ref": ref, "checkpoint": checkpoint, "beam": beam}
-    options |= {"max_length": max_length, "attention": attention}
+    options |= {"max_length": max_length, "attention": attention, "calibrated": calibrated}
     print(TASKS[settings.task].predict(folder, settings, options, device or "auto"))

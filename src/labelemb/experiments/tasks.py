@@ -39,13 +39,14 @@ def _predict_classes(folder: RunFolder, settings: Settings, options: Mapping[str
     of_text = any(options[name] is not None for name in ("src", "ref", "beam", "max_length", "attention"))
     if of_text or options["checkpoint"] == "best":
         raise InputError(
-            f"{folder.path} is a run on images: it takes --data, --output, --device, and its last checkpoint"
+            f"{folder.path} is a run on images: it takes --data, --output, --device, --raw, and its last checkpoint"
         )
     from labelemb.classify.predict import predict_images
     from labelemb.training.device import choose_device
 
     assert isinstance(settings, ClassifySettings)
-    return predict_images(folder, settings, options["output"], options["data"], choose_device(device))
+    output, data, calibrated = options["output"], options["data"], options["calibrated"]
+    return predict_images(folder, settings, output, data, choose_device(device), calibrated=calibrated)
 
 
 def _make_text(settings: Settings, folder: RunFolder, device: "torch.device", download: bool) -> "Task":
@@ -56,6 +57,8 @@ def _make_text(settings: Settings, folder: RunFolder, device: "torch.device", do
 
 
 def _predict_text(folder: RunFolder, settings: Settings, options: Mapping[str, Any], device: str) -> str:
+    if options["calibrated"] is not None:
+        raise InputError(f"{folder.path} is a run on text: --calibrated and --raw are for class probabilities")
     from labelemb.text.predict import PredictOptions, predict_text
     from labelemb.training.device import choose_device
 

@@ -1,14 +1,18 @@
 """The table of modes: the same cells for the page, as Markdown and as text for the terminal."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from labelemb.report import stats
-from labelemb.report.summary import Results, Run, seconds_per_epoch
-from labelemb.run_folder import TIMING_CONDITIONS
+from labelemb.report.metric import Measure
+from labelemb.report.notes import left_out, notes, paper_figures, timing_notes
+from labelemb.report.pairs import against_smoothing, marks
+from labelemb.report.summary import Results, seconds_per_epoch
 
 NOTHING = "–"  # noqa: RUF001 (a dash is what a table has in an empty cell)
-NUM_SHORT_COLUMNS = 7  # the first ones, up to seconds an epoch: what fits a terminal
+TERMINAL_WIDTH = 110
+SECONDS = "seconds an epoch"  # the last column that the terminal may show
+_DISPENSABLE = (" %", SECONDS, "95 % vs smoothing", "NLL scaled")  # ends of headings: what goes first where it is wide
 
 
 class Table(NamedTuple):
@@ -24,24 +28,20 @@ class Column(NamedTuple):
 
     heading: str
     cells: dict[str, str]
+    stays: bool = False
+    """Where no name has a cell, too."""
 
 
 def summary_text(results: Results) -> str:
     """The short table, for the terminal, and which runs are not in it."""
-    return "\n".join([terminal_text(comparison(results)), *_left_out(results), *_timing_notes(results)])
+    return "\n".join([terminal_text(comparison(results)), *left_out(results), *timing_notes(results)])
 
 
 def comparison(results: Results) -> Table:
-    """One row a mode; a positive reduction (for scores: gain) is an improvement over the baseline."""
-    better = results.metric.better
-    columns = ["mode", "runs", _title(results), better, f"{better} %", "95 % interval", "seconds an epoch"]
-    rows = {name: _main_cells(results, name) for name in results.groups}
-    for column in [*_measures(results), *_arrivals(results), *_paper(results)]:
-        if any(column.cells.values()):
-            columns.append(column.heading)
-            for name, row in rows.items():
-                row.append(column.cells.get(name) or NOTHING)
-    return Table(columns, list(rows.values()), _notes(results))
+    """One row a mode; a positive reduction (for scores: gain) is an improvement over the baseline, or smoothing."""
+    columns = [column for column in _all_columns(results) if column.stays or any(column.cells.values())]
+    rows = [[name, *(column.cells.get(name) or NOTHING for column in columns)] for name in results.groups]
+    return Table(["mode", *(column.heading for column in columns)], rows, notes(results))
 
 
 def markdown(table: Table, title: str) -> str:
@@ -55,10 +55,14 @@ def markdown(table: Table, title: str) -> str:
 
 
 def terminal_text(table: Table) -> str:
-    """The first columns, aligned, without frames."""
-    rows = [row[:NUM_SHORT_COLUMNS] for row in (table.columns, *table.rows)]
-    widths = _widths(rows)
-    lines = ["  ".join(_aligned(row, widths)).rstrip() for row in rows]
+    """The columns up to seconds an epoch, as many as fit, aligned, without frames."""
+    widths = _widths((table.columns, *table.rows))
+    shown = list(range(table.columns.index(SECONDS) + 1))
+    for ending in _DISPENSABLE:
+        if sum(widths[i] + 2 for i in shown) - 2 > TERMINAL_WIDTH:
+            shown = [i for i in shown if not table.columns[i].endswith(ending)]
+    rows = [[row[i] for i in shown] for row in (table.columns, *table.rows)]
+    lines = ["  ".join(_aligned(row, [widths[i] for i in shown])).rstrip() for row in rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
@@ -66,35 +70,74 @@ def _title(results: Results) -> str:
     return f"{results.metric.title} (sd)"
 
 
-def _main_cells(results: Results, name: str) -> list[str]:
-    runs, finals = results.groups[name], list(results.finals(name).values())
-    spread = _spread(stats.mean(finals), stats.standard_deviation(finals), results.metric.scale)
-    return [name, str(len(runs)), spread, *_gain(results, name), _number(seconds_per_epoch(runs))]
+def _all_columns(results: Results) -> Iterator[Column]:
+    """In the order of the table, empty ones too."""
+    yield Column("runs", {name: str(len(runs)) for name, runs in results.groups.items()}, stays=True)
+    yield Column(_title(results), {name: _final(results, name) for name in results.groups}, stays=True)
+    yield Column("best", marks(results))
+    yield from (_measured(results, measure) for measure in results.measures if measure.leads)
+    yield from _gains(results)
+    yield from _gains_over_smoothing(results)
+    seconds = {name: _number(seconds_per_epoch(runs)) for name, runs in results.groups.items()}
+    yield Column(SECONDS, seconds, stays=True)
+    yield from (_measured(results, measure) for measure in results.measures if not measure.leads)
+    yield from _arrivals(results)
+    yield from _paper(results)
 
 
-def _gain(results: Results, name: str) -> list[str]:
+def _final(results: Results, name: str) -> str:
+    finals = list(results.finals(name).values())
+    return _spread(stats.mean(finals), stats.standard_deviation(finals), results.metric.scale)
+
+
+def _gains(results: Results) -> Iterator[Column]:
     """Improvement over the baseline, in points, relative, and its interval."""
-    if results.baseline in (None, name):
-        return [NOTHING] * 3
-    difference = results.difference(name)
-    if difference.mean is None:
-        return [NOTHING] * 3
-    sign = results.metric.scale * (1 if results.metric.higher_is_better else -1)
-    finals = results.finals(results.baseline)
+    others = [name for name in results.groups if results.baseline not in (None, name)]
+    differences = {name: results.difference(name) for name in others}
+    better = results.metric.better
+    yield Column(better, {name: _points(results, each.mean) for name, each in differences.items()}, stays=True)
+    yield Column(f"{better} %", {name: _relative(results, name) for name in others}, stays=True)
+    yield Column("95 % interval", {name: _interval(results, each) for name, each in differences.items()}, stays=True)
+
+
+def _gains_over_smoothing(results: Results) -> Iterator[Column]:
+    """Improvement over the best smoothing, in points, and its interval."""
+    differences = against_smoothing(results)
+    yield Column("vs smoothing", {name: _points(results, each.mean) for name, each in differences.items()})
+    yield Column("95 % vs smoothing", {name: _interval(results, each) for name, each in differences.items()})
+
+
+def _points(results: Results, mean: float | None) -> str:
+    return "" if mean is None else f"{_sign(results) * mean:z.2f}"
+
+
+def _relative(results: Results, name: str) -> str:
+    """Improvement in percent of what the baseline has, over the seeds that both have."""
+    mean, finals = results.difference(name).mean, results.finals(results.baseline or "")
     baseline = stats.mean([finals[seed] for seed in results.finals(name).keys() & finals.keys()])
-    points = sign * difference.mean
-    relative = f"{100 * points / (results.metric.scale * baseline):z.1f}" if baseline else NOTHING
+    if mean is None or not baseline:
+        return ""
+    return f"{100 * _sign(results) * mean / (results.metric.scale * baseline):z.1f}"
+
+
+def _interval(results: Results, difference: stats.Difference) -> str:
     if difference.low is None or difference.high is None:
-        return [f"{points:z.2f}", relative, NOTHING]
-    low, high = sorted((sign * difference.low, sign * difference.high))
-    return [f"{points:z.2f}", relative, f"{low:z.2f} to {high:z.2f}"]
+        return ""
+    low, high = sorted((_sign(results) * difference.low, _sign(results) * difference.high))
+    return f"{low:z.2f} to {high:z.2f}"
 
 
-def _measures(results: Results) -> Iterator[Column]:
-    """Means of what the runs measured beside their metric: NLL and calibration, or the other test scores."""
-    for heading, column, scale, digits in results.measures:
-        values = {name: [run.measured(column) for run in runs] for name, runs in results.groups.items()}
-        yield Column(heading, {name: _mean_of(each, scale, digits) for name, each in values.items()})
+def _sign(results: Results) -> float:
+    """From a difference in files to points on the page, where positive is better."""
+    return results.metric.scale * (1 if results.metric.higher_is_better else -1)
+
+
+def _measured(results: Results, measure: Measure) -> Column:
+    """Means of what the runs measured beside their metric: NLL and calibration, or another test score."""
+    values = {name: [run.measured(measure.column) for run in runs] for name, runs in results.groups.items()}
+    return Column(
+        measure.heading, {name: _mean_of(each, measure.scale, measure.digits) for name, each in values.items()}
+    )
 
 
 def _arrivals(results: Results) -> list[Column]:
@@ -109,86 +152,13 @@ def _arrivals(results: Results) -> list[Column]:
 
 def _paper(results: Results) -> list[Column]:
     """The paper's figures, which the recipe gives as the paper prints them: percent, or points."""
-    digits, paper = results.metric.paper_digits, _paper_figures(results)
+    digits, paper = results.metric.paper_digits, paper_figures(results)
     figures = {name: paper[name] for name in results.groups if name in paper}
     seconds = {name: each.get("seconds_per_epoch") for name, each in figures.items()}
     return [
         Column(f"paper: {_title(results)}", {name: _quoted(each, digits) for name, each in figures.items()}),
         Column("paper: seconds an epoch", {name: _number(each) for name, each in seconds.items() if each is not None}),
     ]
-
-
-def _paper_figures(results: Results) -> dict[str, dict[str, float | None]]:
-    """mode -> mean, std, seconds_per_epoch."""
-    return (results.all_runs[0].config.get("report") or {}).get("paper") or {}
-
-
-def _notes(results: Results) -> list[str]:
-    metric = results.metric
-    notes = [f"{metric.title}: {metric.final}; mean over runs, in brackets the standard deviation (n - 1)."]
-    if results.baseline is not None and len(results.groups) > 1:
-        notes.append(
-            f"{metric.better.capitalize()}: {metric.difference}, and relative; "
-            "95 % interval (Student's t) of the mean, paired by seed."
-        )
-        notes += _pair_notes(results, results.baseline)
-    if results.target is not None:
-        notes.append(
-            f"To baseline: first epoch at which the mean over runs is as good as the baseline's mean {metric.target} "
-            f"({metric.scale * results.target:.2f}{metric.unit}), and that many times the seconds an epoch."
-        )
-    notes += _timing_notes(results)
-    notes += sorted(
-        {f"Signature: {run.evaluation['signature']}" for run in results.all_runs if run.evaluation.get("signature")}
-    )
-    if _paper_figures(results):
-        notes.append("Paper: the figures of arXiv 1710.10393, on other machines.")
-    return notes + _left_out(results)
-
-
-def _left_out(results: Results) -> list[str]:
-    notes = []
-    for run in results.unfinished:
-        last = int(run.rows[-1]["epoch"]) if run.rows else 0
-        notes.append(
-            f"Left out, unfinished: {run.name}, seed {run.seed} (epoch {last} of {run.config.get('epochs', '?')})."
-        )
-    for run in results.damaged:
-        notes.append(
-            f"Left out, damaged: {run.name}, seed {run.seed} ({run.damage}); bring the file back, or remove the run's "
-            "folder and train again."
-        )
-    return notes
-
-
-def _timing_notes(results: Results) -> list[str]:
-    """A warning where seconds an epoch cannot be compared: the runs were not done under like conditions."""
-    unlike = []
-    for key in TIMING_CONDITIONS:
-        values = {value for runs in results.groups.values() for run in runs for value in _conditions(run, key)}
-        if len(values) > 1:
-            unlike.append(f"{key} {' and '.join(map(str, sorted(values)))}")
-    if not unlike:
-        return []
-    return [f"Seconds an epoch come from runs under unlike conditions and do not compare: {'; '.join(unlike)}."]
-
-
-def _conditions(run: Run, key: str) -> set[Any]:
-    """The values of one condition over all parts of a run; none for a run from before it was recorded."""
-    return {*run.environment.get("earlier", {}).get(key, []), run.environment.get(key)} - {None}
-
-
-def _pair_notes(results: Results, baseline: str) -> list[str]:
-    notes = []
-    for name, runs in results.groups.items():
-        pairs = results.difference(name).num_pairs
-        if name != baseline and pairs < max(len(runs), len(results.groups[baseline])):
-            seeds = "1 seed" if pairs == 1 else f"{pairs} seeds"
-            notes.append(f"{name} and {baseline} share {seeds}: only these are compared.")
-    epochs = {name: sorted({str(run.config.get("epochs")) for run in runs}) for name, runs in results.groups.items()}
-    if len({tuple(each) for each in epochs.values()}) > 1:
-        notes.append("Epochs differ: " + ", ".join(f"{name} {'/'.join(each)}" for name, each in epochs.items()) + ".")
-    return notes
 
 
 def _mean_of(values: Sequence[float | None], scale: float, digits: int) -> str:

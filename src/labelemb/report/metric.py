@@ -9,9 +9,11 @@ class Measure(NamedTuple):
 
     heading: str
     column: str
-    """Of metrics.jsonl, or a test score of evaluation.json."""
+    """Of metrics.jsonl, a test score of evaluation.json, or PART.KEY for what a part of evaluation.json has."""
     scale: float = 1.0
     digits: int = 2
+    leads: bool = False
+    """Whether it stands right after the metric."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,16 @@ def _score(name: str, title: str) -> Metric:
 METRICS = {
     metric.name: metric
     for metric in (
-        _error("test_error", "test error", (Measure("NLL", "test_nll", digits=4), Measure("ECE %", "test_ece", 100.0))),
+        _error(
+            "test_error",
+            "test error",
+            (
+                Measure("NLL scaled", "scaled.nll", digits=4, leads=True),
+                Measure("NLL", "test_nll", digits=4),
+                Measure("ECE %", "test_ece", 100.0),
+                Measure("ECE % scaled", "scaled.ece", 100.0),
+            ),
+        ),
         _score("bleu", "BLEU"),
         _score("rouge1", "ROUGE-1"),
         _score("rouge2", "ROUGE-2"),

@@ -16,6 +16,7 @@ from labelemb.report.comparison import comparison, markdown
 from labelemb.report.curves import draw_calibration, draw_curves
 from labelemb.report.heatmap import draw_heatmap, heatmap_labels
 from labelemb.report.learned_labels import LabelTables, frequent_words, learned_tables
+from labelemb.report.pairs import pairs_summary
 from labelemb.report.provenance import all_environments, all_runs, all_settings, run_title
 from labelemb.report.style import render, save_figure
 from labelemb.report.summary import Results, summary
@@ -74,7 +75,7 @@ def write_report(results: Results, *, output: Path | None = None, labels: Sequen
     output = results.folders[0] if output is None else output
     learned = _learned(results, output, labels)  # first: an unknown label is refused before anything is written
     table = comparison(results)
-    write_json(output / "summary.json", summary(results))
+    write_json(output / "summary.json", summary(results) | pairs_summary(results))
     write_atomically(output / "table.md", markdown(table, results.recipe).encode())
     page = _template().render(
         title=f"{results.recipe}: {', '.join(results.groups)}",

@@ -65,12 +65,26 @@ class Run:
         return {name: float(score) for name, score in scores.items() if isinstance(score, int | float)}
 
     def measured(self, column: str) -> float | None:
-        """What the run has reached: the test score of its best checkpoint, or the value in its last row."""
+        """What the run has reached: the test score of its best checkpoint, or the value in its last row.
+
+        A column PART.KEY is what evaluation.json has under KEY of PART.
+        """
+        part, _, key = column.partition(".")
+        if key:
+            return self._evaluated(part, key)
         if self.metric.is_test_score:
             return self.test_scores.get(column)
         value = self.rows[-1].get(column) if self.rows else None
         with input_errors(f"{self.folder.path / 'metrics.jsonl'} is damaged: {column}: "):
             return None if value is None else float(value)
+
+    def _evaluated(self, part: str, key: str) -> float | None:
+        values = self.evaluation.get(part)
+        value = values.get(key) if isinstance(values, dict) else values
+        if value is not None and not isinstance(value, int | float):
+            path = self.folder.path / "evaluation.json"
+            raise InputError(f"{path} is damaged: expected numbers under {part}, got {value!r} as {key}")
+        return value
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,13 @@ def _known_variant(text: str) -> str:
     return text
 
 
+def _number_or_share(value: float) -> int | float:
+    if value >= 1 and not float(value).is_integer():
+        raise ValueError("a number of images or a share below 1")
+    return int(value) if value >= 1 else value
+
+
+HeldOut = Annotated[int | float, Field(ge=0, allow_inf_nan=False), AfterValidator(_number_or_share)]
 ModeName = Annotated[str, AfterValidator(_known_mode)]
 VariantText = Annotated[str, AfterValidator(_known_variant)]
 
@@ -117,7 +124,9 @@ class ImageDataSettings(_Settings):
     path: Path | None = Field(None, description="a local folder of parquet files, or the engine's own cache (--data)")
     image: str | None = Field(None, description="the image column; null takes the only one")
     label: str | None = Field(None, description="the label column; null takes the only one")
-    validation: Annotated[int, Field(ge=0)] = Field(0, description="the first so many training images are held out")
+    validation: HeldOut = Field(
+        0, description="training images held out: so many, the first ones, or below 1 a share of each label, at random"
+    )
     limit: Count | None = Field(None, description="train on the first so many of the images left only")
 
 
