@@ -379,3 +379,26 @@ def test_gradcheck_of_each_term_in_what_it_trains(rank: int | None, term: str, a
 
     assert value(*values) > 0
     assert torch.autograd.gradcheck(value, values)
+
+
+@pytest.mark.parametrize(("hard_weight", "soft_weight"), [(0.5, 0.5), (0.3, 0.9)])
+def test_the_pull_on_the_label_of_an_untrained_network(hard_weight: float, soft_weight: float) -> None:
+    num_classes = 7
+    criterion = LabelEmbeddingLoss(3, num_classes, hard_weight=hard_weight, soft_weight=soft_weight).double()
+    logits = torch.zeros(1, num_classes, dtype=torch.float64, requires_grad=True)
+    criterion(logits, torch.tensor([2]), torch.zeros(1, 3, dtype=torch.float64)).backward()
+    share = criterion.table.soft_labels()[2, 2].item()
+    assert logits.grad is not None
+    assert logits.grad[0, 2].item() == pytest.approx(
+        -(hard_weight * (1 - 1 / num_classes) + soft_weight * (share - 1 / num_classes)), rel=1e-12
+    )
+
+
+@pytest.mark.parametrize(("others", "expected"), [(9, 0.5), (99, 0.23), (8000, 0.03)])
+def test_a_tempered_prediction_leaves_on_the_label_what_the_formula_says(others: int, expected: float) -> None:
+    alpha, tau = 0.9, 2.0
+    probs = torch.full((others + 1,), (1 - alpha) / others, dtype=torch.float64)
+    probs[0] = alpha
+    found = (probs.log() / tau).softmax(dim=0)[0].item()
+    assert found == pytest.approx(1 / (1 + others ** (1 - 1 / tau) * ((1 - alpha) / alpha) ** (1 / tau)), rel=1e-12)
+    assert found == pytest.approx(expected, abs=0.005)
