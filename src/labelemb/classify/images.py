@@ -5,7 +5,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from glob import escape
@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from labelemb.classify.held_out import drawn_of_each_label
 from labelemb.errors import InputError
 from labelemb.files import write_atomically
 from labelemb.settings.config import ImageDataSettings
@@ -89,13 +90,21 @@ def load_images(settings: ImageDataSettings, *, download: bool = False) -> Image
 
 
 def _divided(data: ImageData, settings: ImageDataSettings) -> ImageData:
-    """Hold out the first training images for validation, and keep no more than `limit` of the others."""
+    """Hold out the first training images for validation, or some at random, and keep no more than `limit` others."""
     images, labels, held_out = data.train.images, data.train.labels, settings.validation
     if held_out >= len(labels):
         raise InputError(f"data.validation={held_out}: the training set has only {len(labels)} images")
     last = None if settings.limit is None else held_out + settings.limit
+    train = ImageSplit(images[held_out:last], labels[held_out:last])
+    if settings.held_out is not None:
+        drawn = drawn_of_each_label(train.labels, settings.held_out)
+        return replace(data, train=_selected(train, ~drawn), validation=_selected(train, drawn))
     validation = ImageSplit(images[:held_out], labels[:held_out]) if held_out else None
-    return replace(data, train=ImageSplit(images[held_out:last], labels[held_out:last]), validation=validation)
+    return replace(data, train=train, validation=validation)
+
+
+def _selected(split: ImageSplit, mask: Tensor) -> ImageSplit:
+    return ImageSplit(split.images[mask], split.labels[mask])
 
 
 @lru_cache(maxsize=1)
@@ -274,11 +283,7 @@ def _check(data: ImageData, origin: str) -> None:
 
 
 def _columns(settings: ImageDataSettings) -> str:
-    return "-".join(_or_auto([settings.image, settings.label]))
-
-
-def _or_auto(names: Sequence[str | None]) -> list[str]:
-    return [name or "auto" for name in names]
+    return "-".join(name or "auto" for name in (settings.image, settings.label))
 
 
 def _cache_folder() -> Path:

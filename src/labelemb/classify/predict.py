@@ -31,8 +31,11 @@ def predict_images(
         The test error, as a line to print.
 
     Raises:
-        InputError: there is no checkpoint, or the data set has other labels or sizes than the run was trained with.
+        InputError: there is no checkpoint, it is a run of tuning, or the data set has other labels or sizes than the
+            run was trained with.
     """
+    if settings.tuning is not None:
+        raise InputError(f"{folder.path} is a run of tuning, which is kept from the test set: give a final run")
     state = load_newest(folder.checkpoints)
     if state is None:
         raise InputError(f"{folder.checkpoints}: no checkpoint yet")

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from labelemb.report import stats
 from labelemb.report.summary import Results, Run, seconds_per_epoch
+from labelemb.report.tuning import tuning_notes
 from labelemb.run_folder import TIMING_CONDITIONS
 
 NOTHING = "–"  # noqa: RUF001 (a dash is what a table has in an empty cell)
@@ -28,7 +29,8 @@ class Column(NamedTuple):
 
 def summary_text(results: Results) -> str:
     """The short table, for the terminal, and which runs are not in it."""
-    return "\n".join([terminal_text(comparison(results)), *_left_out(results), *_timing_notes(results)])
+    notes = [*tuning_notes(results), *_left_out(results), *_timing_notes(results)]
+    return "\n".join([terminal_text(comparison(results)), *notes])
 
 
 def comparison(results: Results) -> Table:
@@ -137,6 +139,7 @@ def _notes(results: Results) -> list[str]:
             f"To baseline: first epoch at which the mean over runs is as good as the baseline's mean {metric.target} "
             f"({metric.scale * results.target:.2f}{metric.unit}), and that many times the seconds an epoch."
         )
+    notes += tuning_notes(results)
     notes += _timing_notes(results)
     notes += sorted(
         {f"Signature: {run.evaluation['signature']}" for run in results.all_runs if run.evaluation.get("signature")}

@@ -17,6 +17,7 @@ from labelemb.settings.variants import parse_variant
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(coerce_numbers_to_str=True)]  # of a label: YAML reads 7 as a number
 FolderName = Annotated[str, Field(pattern=r"^[^/\\.][^/\\]*$")]  # one level below --output, never beside it
@@ -117,6 +118,9 @@ class ImageDataSettings(_Settings):
     label: str | None = Field(None, description="the label column; null takes the only one")
     validation: Annotated[int, Field(ge=0)] = Field(0, description="the first so many training images are held out")
     limit: Count | None = Field(None, description="train on the first so many of the images left only")
+    held_out: Share | None = Field(
+        None, description="share of those held out in place of the first ones: at random, of each label alike"
+    )
 
 
 class ClassifierSettings(_Settings):
@@ -140,6 +144,7 @@ class RunSettings(_ModeSections):
     description: str = Field("", description="one line on the recipe")
     mode: ModeName = Field("emb", description="the soft labels trained with")
     variant: FolderName | None = Field(None, description="the mode's name in a comparison; null for its own")
+    tuning: FolderName | None = Field(None, description="a run of compare --tune: its point; never sees the test set")
     table: Path | None = Field(None, description="a learned label table, for emb-start and emb-frozen (--table)")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="of initial network, batch order, augmentation")
     epochs: Count = Field(30, description="passes over the training set")
