@@ -21,10 +21,10 @@ def tuning_notes(results: Results) -> list[str]:
 def _note(name: str, run: Run) -> str:
     """Empty where the run was not tuned, or tuning.json tells of other settings than it was trained with."""
     path = run.folder.path.parent.parent / TUNING_FILE
-    record = (read_json(path).get("modes") or {}).get(name)
-    if record is None:
-        return ""
     try:
+        record = read_json(path).get("modes", {}).get(name)
+        if record is None:
+            return ""
         settings = flatten(run.config)
         if any(settings.get(key) != value for key, value in record["chosen"].items()):
             return ""

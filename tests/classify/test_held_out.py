@@ -1,0 +1,58 @@
+"""Images held out at random, where a recipe holds out none."""
+
+import pytest
+import torch
+from tests.small_runs import small_settings
+
+from labelemb.classify.held_out import drawn_of_each_label
+from labelemb.classify.images import ImageData, load_images
+from labelemb.errors import InputError
+from labelemb.settings.recipe import load_recipe
+
+
+def digits(*overrides: str) -> ImageData:
+    return load_images(small_settings("data.limit=null", *overrides).data)
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_every_label_gives_the_same_share_also_of_sorted_data(in_order: bool) -> None:
+    labels = torch.arange(10).repeat_interleave(torch.arange(10, 110, 10))
+    labels = labels if in_order else labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(3))]
+    drawn = drawn_of_each_label(labels, 0.1)
+    assert torch.bincount(labels[drawn]).tolist() == list(range(1, 11))
+
+
+def test_of_odd_numbers_a_label_gives_its_share_rounded_up_or_down() -> None:
+    labels = torch.arange(7).repeat_interleave(torch.tensor([13, 5, 29, 1, 8, 44, 3]))
+    counts = torch.bincount(labels[drawn_of_each_label(labels, 0.3)], minlength=7)
+    assert counts.sum() == round(0.3 * len(labels))
+    assert ((counts - 0.3 * torch.bincount(labels)).abs() < 1).all()
+
+
+def test_items_within_a_label_are_drawn_at_random_and_each_time_the_same() -> None:
+    labels = torch.zeros(1000, dtype=torch.int64)
+    drawn = drawn_of_each_label(labels, 0.1)
+    assert torch.equal(drawn, drawn_of_each_label(labels, 0.1))
+    gaps = drawn.nonzero().squeeze(1).diff()
+    assert len(set(gaps.tolist())) > 10  # not each tenth, not the first hundred
+
+
+def test_one_item_at_least_is_drawn_and_one_is_left() -> None:
+    labels = torch.zeros(2, dtype=torch.int64)
+    assert [int(drawn_of_each_label(labels, share).sum()) for share in (0.01, 0.99)] == [1, 1]
+    with pytest.raises(InputError, match="nothing to train on"):
+        drawn_of_each_label(labels[:1], 0.5)
+
+
+def test_held_out_images_come_from_those_trained_on_and_are_trained_on_no_more() -> None:
+    whole, divided = digits("data.limit=200"), digits("data.limit=200", "data.held_out=0.1")
+    assert divided.validation is not None
+    assert (len(divided.train), len(divided.validation)) == (180, 20)
+    parts = torch.cat([divided.train.images, divided.validation.images]).reshape(200, -1)
+    assert sorted(parts.tolist()) == sorted(whole.train.images.reshape(200, -1).tolist())
+    assert torch.equal(divided.test.images, whole.test.images)
+
+
+def test_two_ways_of_holding_out_exclude_each_other() -> None:
+    with pytest.raises(InputError, match=r"data\.validation and data\.held_out exclude each other"):
+        load_recipe("digits", ["data.validation=10", "data.held_out=0.1"])
