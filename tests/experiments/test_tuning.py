@@ -78,6 +78,7 @@ def test_values_are_those_of_yaml_and_lists_keep_their_commas() -> None:
         ("epsilon=0.1;", "expected KEY=VALUE,VALUE"),
         ("epsilon=0.1,0.10", "--tune epsilon: 0.1 stands there twice"),
         ("epsilon=0.1;epsilon=0.3", "--tune: epsilon stands there twice"),
+        ("epsilon=0.1;smoothing.epsilon=0.3", "--tune: epsilon and smoothing.epsilon are one setting"),
         ("epsilon=[", "not YAML values"),
     ],
 )

@@ -67,6 +67,15 @@ def test_runs_of_other_settings_than_the_chosen_ones_have_no_sentence(notes: Cal
     assert notes(tfkd=RECORD) == []
 
 
+def test_where_the_text_that_chose_is_scored_too_it_is_said(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("emb", 0, metric="bleu")
+    path = tmp_path / "runs" / "digits" / "tuning.json"
+    path.write_text(json.dumps({"modes": {"emb": RECORD}}), encoding="utf-8")
+    assert "flatters" not in tuning_notes(read_results([tmp_path]))[0]
+    run.write_evaluation(run.evaluation | {"scored_on": "valid"})
+    assert "which flatters them" in tuning_notes(read_results([tmp_path]))[0]
+
+
 def test_a_mode_with_nothing_to_choose_says_so(notes: Callable[..., list[str]]) -> None:
     assert notes(emb={"points": [], "chosen": {}}) == ["Tuned: emb: the grid had nothing to choose for it."]
 

@@ -11,9 +11,8 @@ from urllib.parse import quote
 import yaml
 
 from labelemb.errors import InputError
-from labelemb.losses.catalogue import MODES, Mode
-from labelemb.settings.config import SECTIONS, Settings
-from labelemb.settings.variants import Variant
+from labelemb.settings.config import Settings
+from labelemb.settings.variants import Variant, key_of
 from labelemb.settings.which_run import KEYS
 
 Grid = dict[str, list[Any]]
@@ -97,19 +96,8 @@ def points(grid: Grid, variant: Variant) -> list[Point]:
     A key of which the variant has a value of its own is not tuned: it is what the variant is.
     """
     fixed = {text.partition("=")[0].strip() for text in variant.overrides}
-    keys = {full: grid[key] for key in grid if (full := _key_of(key, MODES[variant.mode])) and full not in fixed}
+    keys = {full: grid[key] for key in grid if (full := key_of(key, variant.mode)) and full not in fixed}
     return [dict(zip(keys, values, strict=True)) for values in product(*keys.values())]
-
-
-def _key_of(key: str, mode: Mode) -> str | None:
-    """The dotted key that a key of the grid is for a mode; None for a setting that this mode does not have."""
-    section, dot, name = key.rpartition(".")
-    if dot and section not in SECTIONS:
-        return key
-    if mode.setting(name) and section in ("", mode.section):
-        return f"{mode.section}.{name}"
-    is_of_modes = dot or any(other.setting(name) for other in MODES.values())
-    return None if is_of_modes else key
 
 
 def check_grid(grid: Grid, variants: Sequence[Variant], known: Iterable[str]) -> None:
@@ -121,13 +109,16 @@ def check_grid(grid: Grid, variants: Sequence[Variant], known: Iterable[str]) ->
         known: every dotted key of the recipe.
     """
     tunable = [key for key in known if not _is_within(key, _not_tuned()) and _tuned(key, variants)]
-    for key in grid:
+    for place, key in enumerate(grid):
         if _is_within(key, _not_tuned()):
             raise InputError(f"--tune {key}: it is not how a network is trained, and so not tuned")
         full = _tuned(key, variants)
         if not full or not full <= {*tunable}:
             names = ", ".join(variant.name for variant in variants)
             raise InputError(f"--tune {key}: none of {names} leaves such a setting open{_nearest(key, tunable)}")
+        for other in list(grid)[:place]:
+            if full & _tuned(other, variants):
+                raise InputError(f"--tune: {other} and {key} are one setting")
 
 
 def _tuned(key: str, variants: Sequence[Variant]) -> set[str]:

@@ -8,6 +8,8 @@ from labelemb.report.summary import Results, Run
 from labelemb.run_folder import TUNING_FILE
 from labelemb.settings.which_run import flatten
 
+_SCORED_ON_THE_SAME = " There is no test text: the runs are scored on the text that chose, which flatters them."
+
 
 def tuning_notes(results: Results) -> list[str]:
     """A sentence for each mode that was tuned.
@@ -21,14 +23,15 @@ def tuning_notes(results: Results) -> list[str]:
 def _note(name: str, run: Run) -> str:
     """Empty where the run was not tuned, or tuning.json tells of other settings than it was trained with."""
     path = run.folder.path.parent.parent / TUNING_FILE
+    content = read_json(path)
     try:
-        record = read_json(path).get("modes", {}).get(name)
+        record = content.get("modes", {}).get(name)
         if record is None:
             return ""
         settings = flatten(run.config)
         if any(settings.get(key) != value for key, value in record["chosen"].items()):
             return ""
-        return _sentence(name, record)
+        return _sentence(name, record) + (_SCORED_ON_THE_SAME if run.evaluation.get("scored_on") == "valid" else "")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged: {name}: {error!r}") from None
 
