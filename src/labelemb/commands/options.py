@@ -47,7 +47,7 @@ def run_options(
     return {
         "recipe": name,
         "data.path": data,
-        "loss.table": table,
+        "table": table,
         "model.name": model,
         "device": device,
         "precision": precision,
