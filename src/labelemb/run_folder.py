@@ -9,6 +9,9 @@ RECIPE/MODE/seed-07/
   evaluation.json              calibration bins and confusion counts on the test set
   calibration.json             the temperature of its probabilities (images, where training images are held out)
   examples/, predictions.txt   what the page shows
+
+RECIPE/tuning/MODE/POINT/seed-00 is a run of `compare --tune`, which never sees the test set and has no evaluation.json.
+RECIPE/tuning.json says what was chosen by these runs (labelemb.experiments.tuning_runs).
 """
 
 import errno
@@ -29,6 +32,7 @@ from labelemb.errors import InputError
 from labelemb.files import named, read_json, remove_temporary_files, write_atomically, write_json
 
 TABLE_FILE = "label_embedding.safetensors"
+TUNING_FILE = "tuning.json"
 TIMING_CONDITIONS = ("device", "threads", "jobs")  # of environment.json: runs that differ in one take unlike seconds
 
 
@@ -39,9 +43,10 @@ class RunFolder:
         self.path = path
 
     @classmethod
-    def at(cls, output: Path, recipe: str, mode: str, seed: int) -> "RunFolder":
-        """The folder of one run: OUTPUT/RECIPE/MODE/seed-SS."""
-        return cls(output / recipe / mode / f"seed-{seed:02d}")
+    def at(cls, output: Path, recipe: str, mode: str, seed: int, tuning: str | None = None) -> "RunFolder":
+        """The folder of one run: OUTPUT/RECIPE/MODE/seed-SS, of tuning OUTPUT/RECIPE/tuning/MODE/POINT/seed-SS."""
+        parent = output / recipe / mode if tuning is None else output / recipe / "tuning" / mode / tuning
+        return cls(parent / f"seed-{seed:02d}")
 
     @property
     def checkpoints(self) -> Path:

@@ -1,61 +1,71 @@
-"""A share of the training images: of every label alike, always the same ones, none in two places."""
+"""A share of the training images held out: of every label alike, always the same ones, none in two places."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from tests.small_runs import write_image_cache
+from tests.small_runs import small_settings, write_image_cache
 
-from labelemb.classify.held_out import held_out_share
+from labelemb.classify.held_out import drawn_of_each_label
 from labelemb.classify.images import ImageData, load_images
 from labelemb.errors import InputError
 from labelemb.settings.config import ImageDataSettings
 from labelemb.settings.recipe import load_recipe
 
-LABELS = torch.tensor([0] * 40 + [1] * 10 + [2] * 3 + [3])
+
+def digits(*overrides: str) -> ImageData:
+    return load_images(small_settings("data.limit=null", *overrides).data)
 
 
-def images(tmp_path: Path, **settings: float) -> ImageData:
-    path = write_image_cache(tmp_path / "images.safetensors", num_train=30)
-    return load_images(ImageDataSettings.model_validate({"source": "pictures", "path": path, **settings}))
+@pytest.mark.parametrize("in_order", [True, False])
+def test_every_label_gives_the_same_share_also_of_sorted_data(in_order: bool) -> None:
+    labels = torch.arange(10).repeat_interleave(torch.arange(10, 110, 10))
+    labels = labels if in_order else labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(3))]
+    drawn = drawn_of_each_label(labels, 0.1)
+    assert torch.bincount(labels[drawn]).tolist() == list(range(1, 11))
 
 
-@pytest.mark.parametrize(("share", "counts"), [(0.1, [4, 1, 0, 0]), (0.5, [20, 5, 1, 0]), (0.999, [39, 9, 2, 0])])
-def test_of_every_label_the_share_is_held_out_and_something_is_left(share: float, counts: list[int]) -> None:
-    chosen = held_out_share(LABELS, share)
-    assert LABELS[chosen].bincount(minlength=4).tolist() == counts
+def test_of_odd_numbers_a_label_gives_its_share_rounded_up_or_down() -> None:
+    labels = torch.arange(7).repeat_interleave(torch.tensor([13, 5, 29, 1, 8, 44, 3]))
+    counts = torch.bincount(labels[drawn_of_each_label(labels, 0.3)], minlength=7)
+    assert counts.sum() == round(0.3 * len(labels))
+    assert ((counts - 0.3 * torch.bincount(labels)).abs() < 1).all()
 
 
-def test_the_share_is_drawn_at_random_and_always_the_same() -> None:
-    torch.manual_seed(1)
-    chosen = held_out_share(LABELS, 0.5)
-    torch.manual_seed(2)
-    assert torch.equal(chosen, held_out_share(LABELS, 0.5))
-    assert not chosen[:20].all()
-    assert not chosen[20:40].all()
+def test_items_within_a_label_are_drawn_at_random_and_each_time_the_same() -> None:
+    labels = torch.zeros(1000, dtype=torch.int64)
+    drawn = drawn_of_each_label(labels, 0.1)
+    assert torch.equal(drawn, drawn_of_each_label(labels, 0.1))
+    gaps = drawn.nonzero().squeeze(1).diff()
+    assert len(set(gaps.tolist())) > 10  # not each tenth, not the first hundred
 
 
-def test_no_image_is_held_out_and_trained_on(tmp_path: Path) -> None:
-    whole, data = images(tmp_path), images(tmp_path, validation=0.2)
-    assert whole.validation is None
-    assert data.validation is not None
-    assert (len(data.train), len(data.validation)) == (24, 6)
-    parts = [*data.train.images, *data.validation.images]
-    assert {part.numpy().tobytes() for part in parts} == {part.numpy().tobytes() for part in whole.train.images}
-    limited = images(tmp_path, validation=0.2, limit=5)
-    assert torch.equal(limited.train.images, data.train.images[:5])
+def test_one_item_at_least_is_drawn_and_one_is_left() -> None:
+    labels = torch.zeros(2, dtype=torch.int64)
+    assert [int(drawn_of_each_label(labels, share).sum()) for share in (0.01, 0.99)] == [1, 1]
+    with pytest.raises(InputError, match="nothing to train on"):
+        drawn_of_each_label(labels[:1], 0.5)
+
+
+def test_held_out_images_come_from_those_trained_on_and_are_trained_on_no_more() -> None:
+    whole, divided = digits("data.limit=200"), digits("data.limit=200", "data.validation=0.1")
+    assert divided.validation is not None
+    assert (len(divided.train), len(divided.validation)) == (180, 20)
+    parts = torch.cat([divided.train.images, divided.validation.images]).reshape(200, -1)
+    assert sorted(parts.tolist()) == sorted(whole.train.images.reshape(200, -1).tolist())
+    assert torch.equal(divided.test.images, whole.test.images)
 
 
 def test_a_number_of_images_holds_out_the_first_ones(tmp_path: Path) -> None:
-    whole, data = images(tmp_path), images(tmp_path, validation=7, limit=10)
+    path = write_image_cache(tmp_path / "images.safetensors", num_train=30)
+
+    def images(**settings: int) -> ImageData:
+        return load_images(ImageDataSettings.model_validate({"source": "pictures", "path": path, **settings}))
+
+    whole, data = images(), images(validation=7, limit=10)
     assert data.validation is not None
     assert torch.equal(data.validation.images, whole.train.images[:7])
     assert torch.equal(data.train.images, whole.train.images[7:17])
-
-
-def test_a_share_that_holds_out_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"data\.validation=0\.05: no label has so many"):
-        images(tmp_path, validation=0.05)
 
 
 def test_a_broken_number_of_images_is_refused() -> None:

@@ -8,7 +8,7 @@ from tests.small_runs import SMALL, small_job, small_run
 
 from labelemb.errors import InputError
 from labelemb.experiments.comparison import Standing, standing
-from labelemb.settings.recipe import load_comparison
+from labelemb.settings.recipe import load_comparison, read_comparison
 
 
 def refused(*arguments: Any, **options: Any) -> str:
@@ -62,3 +62,9 @@ def test_standing_counts_epochs_of_all_runs(tmp_path: Path) -> None:
     jobs[1].folder.write_config({})
     jobs[1].folder.write_metrics([{"epoch": 1}])
     assert standing(jobs) == Standing(finished=jobs[:1], running=1, total=4, progress=(1 + 1 / 3) / 4)
+
+
+def test_what_is_added_to_one_run_comes_after_the_options_of_all() -> None:
+    asked = read_comparison("digits", SMALL, {"model.name": "mlp", "compare.modes": ["baseline"]})
+    assert asked.settings(asked.variants[0], 0, ["model.name=resnet8"]).model.name == "resnet8"
+    assert asked.settings(asked.variants[0], 0).model.name == "mlp"

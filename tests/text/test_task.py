@@ -9,11 +9,15 @@ from tests.small_text import SMALL, MakeTask, run, write_corpus
 import labelemb.training.engine
 from labelemb.errors import InputError
 from labelemb.experiments.job import Job, execute
+from labelemb.experiments.tuning import parse_grid
+from labelemb.experiments.tuning_runs import plan_tuning, record
 from labelemb.losses.table import LabelTable
 from labelemb.run_folder import RunFolder
-from labelemb.settings.recipe import load_recipe
+from labelemb.settings.recipe import load_recipe, read_comparison
+from labelemb.text.corpus.corpus import Split
 from labelemb.text.run_files import BestNetwork
 from labelemb.text.task import TextTask
+from labelemb.text.translate import Network
 from labelemb.training.checkpoint import load_newest
 from labelemb.training.engine import train
 
@@ -224,6 +228,37 @@ def test_perplexity_is_that_of_the_hard_term_whatever_the_mode(make_task: MakeTa
         total -= log_probs[range(len(target_out)), target_out].sum().item()
         count += len(target_out)
     assert [*values] == [pytest.approx(torch.tensor(total / count).exp().item(), rel=1e-5)]
+
+
+def test_a_run_of_tuning_does_not_touch_the_test_text(make_task: MakeTask) -> None:
+    task = make_task("emb", "tuning=point")
+    assert task.corpus.test is not None
+    looked_at: list[Split] = []
+    translate = task._translate
+
+    def seen(network: Network, split: Split, *, beam: int | None = None) -> list[str]:
+        looked_at.append(split)
+        return translate(network, split, beam=beam)
+
+    task.__dict__["_translate"] = seen
+    run(task)
+    assert {id(split) for split in looked_at} == {id(task.corpus.valid)}
+    assert task.folder.evaluation["scored_on"] == "valid"
+    assert "test" not in task.folder.evaluation
+    assert len((task.folder.path / "predictions.txt").read_text(encoding="utf-8").splitlines()) == 1 + 6
+
+
+def test_scores_choose_by_the_development_text_at_its_best_epoch(corpus_folder: Path, tmp_path: Path) -> None:
+    options = {"compare.modes": ["baseline"], "data.path": str(corpus_folder), "device": "cpu"}
+    asked = read_comparison("translate", SMALL, options)
+    (trials,) = plan_tuning(asked, parse_grid("optimizer.lr=1e-6,0.02"), 1, tmp_path)
+    for (job,) in trials.jobs:
+        execute(job)
+    found = record(trials)
+    best = [max(row["valid_bleu"] for row in job.folder.metrics) for (job,) in trials.jobs]
+    assert [point["values"] for point in found["points"]] == [[score] for score in best]
+    assert (found["judged_by"], found["epoch"]) == ("valid_bleu", "best")
+    assert found["chosen"] == found["points"][best.index(max(best))]["settings"]
 
 
 def test_corpus_without_a_test_text_is_scored_on_the_development_text(make_task: MakeTask, tmp_path: Path) -> None:

@@ -1,23 +1,31 @@
-"""Which training items are held out, where a recipe asks for a share of them."""
+"""Items held out for validation, where a recipe asks for a share: at random, of each label alike."""
 
 import torch
 from torch import Tensor
 
+from labelemb.errors import InputError
+from labelemb.training.seeds import derived_seed
 
-def held_out_share(labels: Tensor, share: float) -> Tensor:
-    """A share of the items of every label, drawn at random, the same ones whatever the run.
+
+def drawn_of_each_label(labels: Tensor, share: float) -> Tensor:
+    """(N,) bool: which items are held out; the same ones whatever the run, its mode and its seed.
+
+    Items are shuffled, put in order of their labels, and taken from places of equal distance: of n items with a label
+    `share` n are drawn, rounded up or down, in whatever order the data set has them.
 
     Args:
-        labels: (N,) int64, N at least 1.
-        share: between 0 and 1. Of each label it is rounded down: one with too few items keeps them all.
+        labels: (N,) int64.
+        share: between 0 and 1; one item at least is drawn, and one is left.
 
-    Returns:
-        (N,) bool: whether an item is held out.
+    Raises:
+        InputError: there are fewer than two items.
     """
-    generator = torch.Generator().manual_seed(0)  # not the run's seed: all runs are compared on the same split
-    chosen = torch.zeros(len(labels), dtype=torch.bool)
-    for label in range(int(labels.max()) + 1):
-        items = (labels == label).nonzero().squeeze(1)
-        order = torch.randperm(len(items), generator=generator)
-        chosen[items[order[: int(share * len(items))]]] = True
-    return chosen
+    if len(labels) < 2:
+        raise InputError(f"data.validation={share}: there is nothing to train on, of {len(labels)} images")
+    num_drawn = min(max(1, round(share * len(labels))), len(labels) - 1)
+    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(derived_seed(0, "held out")))
+    by_label = shuffled[labels[shuffled].sort(stable=True).indices]  # (N,)
+    places = (torch.arange(num_drawn) * len(labels) + len(labels) // 2) // num_drawn
+    drawn = torch.zeros(len(labels), dtype=torch.bool)
+    drawn[by_label[places]] = True
+    return drawn

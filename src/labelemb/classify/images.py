@@ -5,7 +5,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from glob import escape
@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from labelemb.classify.held_out import held_out_share
+from labelemb.classify.held_out import drawn_of_each_label
 from labelemb.errors import InputError
 from labelemb.files import write_atomically
 from labelemb.settings.config import ImageDataSettings
@@ -90,20 +90,21 @@ def load_images(settings: ImageDataSettings, *, download: bool = False) -> Image
 
 
 def _divided(data: ImageData, settings: ImageDataSettings) -> ImageData:
-    """Hold out training images for validation, and keep no more than `limit` of the others."""
-    images, labels, held_out = data.train.images, data.train.labels, settings.validation
-    if 0 < held_out < 1:
-        chosen = held_out_share(labels, held_out)
-        if not chosen.any():
-            raise InputError(f"data.validation={held_out}: no label has so many training images that one is held out")
-        first, others = ImageSplit(images[chosen], labels[chosen]), ImageSplit(images[~chosen], labels[~chosen])
-    else:
-        count = int(held_out)
-        if count >= len(labels):
-            raise InputError(f"data.validation={held_out}: the training set has only {len(labels)} images")
-        first, others = ImageSplit(images[:count], labels[:count]), ImageSplit(images[count:], labels[count:])
-    train = ImageSplit(others.images[: settings.limit], others.labels[: settings.limit])
-    return replace(data, train=train, validation=first if len(first) else None)
+    """Keep no more than `limit` training images, and hold out for validation the first, or a share at random."""
+    held_out, limit = settings.validation, settings.limit
+    if 0 < held_out < 1:  # of what a run without it would train on
+        train = _selected(data.train, slice(limit))
+        drawn = drawn_of_each_label(train.labels, held_out)
+        return replace(data, train=_selected(train, ~drawn), validation=_selected(train, drawn))
+    count = int(held_out)
+    if count >= len(data.train.labels):
+        raise InputError(f"data.validation={held_out}: the training set has only {len(data.train.labels)} images")
+    train = _selected(data.train, slice(count, None if limit is None else count + limit))
+    return replace(data, train=train, validation=_selected(data.train, slice(count)) if count else None)
+
+
+def _selected(split: ImageSplit, which: Tensor | slice) -> ImageSplit:
+    return ImageSplit(split.images[which], split.labels[which])
 
 
 @lru_cache(maxsize=1)
@@ -282,11 +283,7 @@ def _check(data: ImageData, origin: str) -> None:
 
 
 def _columns(settings: ImageDataSettings) -> str:
-    return "-".join(_or_auto([settings.image, settings.label]))
-
-
-def _or_auto(names: Sequence[str | None]) -> list[str]:
-    return [name or "auto" for name in names]
+    return "-".join(name or "auto" for name in (settings.image, settings.label))
 
 
 def _cache_folder() -> Path:

@@ -39,9 +39,11 @@ def predict_images(
         The test error, and the temperature where one was used, as a line to print.
 
     Raises:
-        InputError: there is no checkpoint, or no temperature where `calibrated` asks for it, or the data set has other
-            labels or sizes than the run was trained with.
+        InputError: there is no checkpoint, or no temperature where `calibrated` asks for it, it is a run of tuning, or
+            the data set has other labels or sizes than the run was trained with.
     """
+    if settings.tuning is not None:
+        raise InputError(f"{folder.path} is a run of tuning, which is kept from the test set: give a final run")
     temperature = _temperature(folder, calibrated)
     state = load_newest(folder.checkpoints)
     if state is None:

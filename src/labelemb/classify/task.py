@@ -79,10 +79,12 @@ class ClassifyTask:
             yield self.data.inputs(order[number * size : (number + 1) * size], generator)
 
     def evaluate_epoch(self, epoch: int) -> dict[str, float]:
-        """Error, NLL and calibration error on the validation and test sets."""
+        """Error, NLL and calibration error on the validation and test sets; a run of tuning sees no test set."""
         row: dict[str, float] = {}
         if self.data.validation is not None:
             row |= _columns("valid", self._measure(self.data.validation))
+        if self.settings.tuning is not None:
+            return row
         metrics = self._measure(self.data.test)
         self._evaluation = metrics.evaluation()
         return row | _columns("test", metrics)
@@ -90,10 +92,12 @@ class ClassifyTask:
     def finish(self) -> None:
         """Write the temperature, evaluation.json, the learned table, and for the first seed some test items."""
         self.module.eval()
+        save_table(self.module.criterion, self.data.label_names, self.folder.table)
+        if self.settings.tuning is not None:
+            return
         if not self._evaluation:  # resumed after the last epoch
             self._evaluation = self._measure(self.data.test).evaluation()
         self.folder.write_evaluation(self._evaluation | self._calibrate() | {"label_names": self.data.label_names})
-        save_table(self.module.criterion, self.data.label_names, self.folder.table)
         if self.settings.seed == 0:
             self.data.examples(self.folder.examples)
 

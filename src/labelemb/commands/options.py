@@ -27,6 +27,11 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")
 Traceback = Annotated[
     bool, typer.Option("--traceback", help="Show where an error arose (or set LABELEMB_TRACEBACK=1).")
 ]
+Tune = Annotated[
+    str | None,
+    typer.Option("--tune", help="Tune every mode first, all alike: 'optimizer.lr=0.05,0.1; epsilon=0.1,0.3'."),
+]
+TuneRuns = Annotated[int, typer.Option("--tune-runs", help="Seeds of each point that is tried.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")]
 
 

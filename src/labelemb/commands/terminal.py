@@ -80,7 +80,8 @@ def comparison_progress(
             for path in [path for path in done if path not in told]:
                 told.add(path)
                 settings = done[path].settings
-                run = f"{settings.recipe} {settings.name} seed {settings.seed}"
+                point = f" {settings.tuning}" if settings.tuning else ""
+                run = f"{settings.recipe} {settings.name}{point} seed {settings.seed}"
                 print(f"{run}: {result(done[path].folder)} ({len(told)} of {standing.total} runs)", file=sys.stderr)
 
         yield show

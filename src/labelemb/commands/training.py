@@ -1,6 +1,7 @@
 """The commands that show recipes and train by them: `recipes`, `train`, `compare`."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,14 +20,19 @@ from labelemb.commands.options import (
     Quiet,
     Recipe,
     Table,
+    Tune,
+    TuneRuns,
     run_options,
 )
 from labelemb.errors import InputError
 from labelemb.losses.catalogue import described
 from labelemb.settings.config import Settings, describe, plain
-from labelemb.settings.recipe import load_comparison, load_recipe, recipe_names
+from labelemb.settings.recipe import Comparison, load_recipe, read_comparison, recipe_names
 
 if TYPE_CHECKING:
+    from labelemb.experiments.job import Job
+    from labelemb.experiments.tuning import Rule
+    from labelemb.experiments.tuning_runs import Trials
     from labelemb.run_folder import RunFolder
 
 
@@ -82,6 +88,8 @@ def compare(
     modes: Annotated[str | None, typer.Option("--modes", help="Modes with commas; default: the recipe's.")] = None,
     runs: Annotated[int | None, typer.Option("--runs", help="Seeds of each mode; default: the recipe's.")] = None,
     jobs: Annotated[int | None, typer.Option("--jobs", help="Runs at a time; default: one a core, one a GPU.")] = None,
+    tune: Tune = None,
+    tune_runs: TuneRuns = 2,
     output: Output = Path("runs"),
     name: Name = None,
     data: Data = None,
@@ -98,30 +106,74 @@ def compare(
     chosen = None if modes is None else [mode.strip() for mode in modes.split(",")]
     if jobs is not None and jobs < 1:
         raise InputError(f"--jobs {jobs}: expected at least 1")
-    planned = load_comparison(recipe, overrides or (), options | {"compare.modes": chosen, "compare.runs": runs})
+    asked = read_comparison(recipe, overrides or (), options | {"compare.modes": chosen, "compare.runs": runs})
+    trials = _planned_trials(asked, tune, tune_runs, output, download)
     if dry_run:
-        for settings in planned:
-            _print_settings(settings)
+        _print_plan(asked, trials)
         return
-    _compare(planned, jobs, output, download, quiet)
-
-
-def _compare(planned: list[Settings], num_workers: int | None, output: Path, download: bool, quiet: bool) -> None:
-    from labelemb.commands.terminal import comparison_progress
     from labelemb.experiments.job import plan
-    from labelemb.experiments.workers import execute_all, num_cores
+    from labelemb.experiments.tuning import overrides_of
+    from labelemb.experiments.tuning_runs import write_records
+
+    folder = output / asked.first.recipe
+    num_workers = _num_workers(asked.first) if jobs is None else jobs
+    records = _tune(trials, folder.name, num_workers, quiet)
+    overrides_of_names = {name: overrides_of(each["chosen"]) for name, each in records.items()}
+    planned = [plan(each, output, resume=True, download=download) for each in asked.every(overrides_of_names)]
+    if records:  # not before: where the final runs that are there were refused, it would tell of others
+        write_records(folder, records)
+    _compare(planned, folder, num_workers, quiet)
+
+
+def _planned_trials(asked: Comparison, tune: str | None, num_runs: int, output: Path, download: bool) -> "list[Trials]":
+    from labelemb.experiments.tuning import parse_grid
+    from labelemb.experiments.tuning_runs import plan_tuning
+
+    return [] if tune is None else plan_tuning(asked, parse_grid(tune), num_runs, output, download=download)
+
+
+def _print_plan(asked: Comparison, trials: "list[Trials]") -> None:
+    """What a dry run shows: every setting, or of what is to be tuned the points."""
+    from labelemb.experiments.tuning import folder_name
+
+    for each in trials:
+        print(f"{each.name}: {sum(map(len, each.jobs))} runs of tuning")
+        for point in each.points if each.jobs else []:
+            print(f"    {folder_name(point)}")
+    for settings in [] if trials else asked.every():
+        _print_settings(settings)
+
+
+def _num_workers(settings: Settings) -> int:
+    from labelemb.experiments.workers import num_cores
+    from labelemb.training.device import choose_device
+
+    return num_cores() if choose_device(settings.device).type == "cpu" else 1
+
+
+def _tune(trials: "list[Trials]", title: str, num_workers: int, quiet: bool) -> dict[str, dict[str, Any]]:
+    """Do the runs of tuning; what tuning.json says of each mode."""
+    from labelemb.commands.terminal import comparison_progress
+    from labelemb.experiments.tuning_runs import record
+    from labelemb.experiments.workers import execute_all
+
+    jobs = [job for each in trials for of_point in each.jobs for job in of_point]
+    if jobs:
+        with comparison_progress(f"{title} tuning", quiet, partial(_trial, trials[0].rule)) as progress:
+            execute_all(jobs, num_workers, progress)
+    return {each.name: record(each) for each in trials}
+
+
+def _compare(jobs: "list[Job]", folder: Path, num_workers: int, quiet: bool) -> None:
+    from labelemb.commands.terminal import comparison_progress
+    from labelemb.experiments.workers import execute_all
     from labelemb.report.comparison import summary_text
     from labelemb.report.page import write_report
     from labelemb.report.summary import read_results
 
-    if num_workers is None:
-        from labelemb.training.device import choose_device
-
-        num_workers = num_cores() if choose_device(planned[0].device).type == "cpu" else 1
-    jobs = [plan(settings, output, resume=True, download=download) for settings in planned]
-    with comparison_progress(planned[0].recipe, quiet, _final, _formulas(planned)) as progress:
+    with comparison_progress(folder.name, quiet, _final, _formulas([job.settings for job in jobs])) as progress:
         execute_all(jobs, num_workers, progress)
-    results = read_results([output / planned[0].recipe])
+    results = read_results([folder])
     page = write_report(results)
     print(summary_text(results))
     print(page)
@@ -150,6 +202,14 @@ def _final(folder: "RunFolder") -> str:
     run = Run(folder)
     name, percent, _ = run.metric.title.partition(" %")
     return name if run.final is None else f"{name} {run.metric.scale * run.final:.2f}{percent}"
+
+
+def _trial(rule: "Rule", folder: "RunFolder") -> str:
+    """What a run of tuning is judged by, e.g. `valid_error 0.0125`."""
+    from labelemb.experiments.tuning_runs import value_of
+
+    value = value_of(folder, rule)
+    return f"{rule.column} diverged" if value is None else f"{rule.column} {value:.4g}"
 
 
 def _last_row(rows: list[dict[str, Any]]) -> str:

@@ -29,7 +29,7 @@ def plan(settings: Settings, output: Path, *, resume: bool, download: bool = Fal
     Raises:
         InputError: the folder holds a run of other settings, a finished run, or an unfinished one and `resume` is off.
     """
-    folder = RunFolder.at(output, settings.recipe, settings.name, settings.seed)
+    folder = RunFolder.at(output, settings.recipe, settings.name, settings.seed, settings.tuning)
     if folder.exists:
         check_same_run(folder, settings)
         if not resume:
@@ -81,7 +81,12 @@ def execute(
             environment |= _resumed(before, environment)
         job.folder.write_config(plain(job.settings))
         job.folder.write_environment(environment)
-        train(task, job.settings, job.folder, progress, _say)
+        try:
+            train(task, job.settings, job.folder, progress, _say)
+        except FloatingPointError as error:
+            if job.settings.tuning is None:
+                raise
+            environment["diverged"] = str(error)  # no reason to stop: that is what the tuning is to find out
         job.folder.write_environment(environment | {"end": now()})
 
 

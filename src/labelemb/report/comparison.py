@@ -8,6 +8,7 @@ from labelemb.report.metric import Measure
 from labelemb.report.notes import left_out, notes, paper_figures, timing_notes
 from labelemb.report.pairs import against_smoothing, marks
 from labelemb.report.summary import Results, seconds_per_epoch
+from labelemb.report.tuning import tuning_notes
 
 NOTHING = "–"  # noqa: RUF001 (a dash is what a table has in an empty cell)
 TERMINAL_WIDTH = 110
@@ -34,7 +35,8 @@ class Column(NamedTuple):
 
 def summary_text(results: Results) -> str:
     """The short table, for the terminal, and which runs are not in it."""
-    return "\n".join([terminal_text(comparison(results)), *left_out(results), *timing_notes(results)])
+    below = [*tuning_notes(results), *left_out(results), *timing_notes(results)]
+    return "\n".join([terminal_text(comparison(results)), *below])
 
 
 def comparison(results: Results) -> Table:

@@ -5,6 +5,7 @@ from typing import Any
 
 from labelemb.report.pairs import best_smoothing, marks, smoothing_groups
 from labelemb.report.summary import Results, Run
+from labelemb.report.tuning import tuning_notes
 from labelemb.run_folder import TIMING_CONDITIONS
 
 
@@ -30,6 +31,7 @@ def notes(results: Results) -> list[str]:
             f"({metric.scale * results.target:.2f}{metric.unit}), and that many times the seconds an epoch."
         )
     lines += _scaling_notes(results)
+    lines += tuning_notes(results)
     lines += timing_notes(results)
     lines += sorted(
         {f"Signature: {run.evaluation['signature']}" for run in results.all_runs if run.evaluation.get("signature")}

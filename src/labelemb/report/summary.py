@@ -215,6 +215,9 @@ def _distinct_runs(folders: Sequence[Path]) -> Iterator[Run]:
         found = list(find_runs(folder))
         if not found:
             raise InputError(f"no runs (folders with a config.yaml) in {folder}")
+        found = [run for run in found if run.config.get("tuning") is None]
+        if not found:
+            raise InputError(f"{folder} holds runs of tuning alone, which never saw the test set: give the final runs")
         for run in found:
             if run.path.resolve() not in seen:
                 seen.add(run.path.resolve())

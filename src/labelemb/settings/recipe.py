@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -54,10 +55,48 @@ def load_recipe(
     return settings.model_copy(update={"report": settings.report.model_copy(update={"paper": None})})
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """A recipe with what the command line adds, and the modes or variants that are compared by it."""
+
+    recipe: str
+    overrides: Sequence[str]
+    options: Mapping[str, Any]
+    """As for `load_recipe`, without a table."""
+    table: Path | None
+    """Goes to the modes that take one."""
+    variants: list[Variant]
+    first: Settings
+    """The baseline's: what is no mode's own is the same for all."""
+
+    def settings(self, variant: Variant, seed: int, more: Sequence[str] = ()) -> Settings:
+        """Of one run; `more` are overrides that come after all others."""
+        own = {
+            "mode": variant.mode,
+            "variant": variant.name if variant.name != variant.mode else None,
+            "seed": seed,
+            "table": self.table if MODES[variant.mode].takes_table else None,
+        }
+        overrides = [*self.overrides, *variant.overrides, *more]
+        options = {key: value for key, value in self.options.items() if not _is_set_by(more, key)}
+        return load_recipe(self.recipe, overrides, options | own, beside=[each.mode for each in self.variants])
+
+    def every(self, chosen: Mapping[str, Sequence[str]] | None = None) -> list[Settings]:
+        """Of every run: each mode with each seed, seeds outermost; `chosen` has a name's overrides beside its own."""
+        chosen = chosen or {}
+        seeds = range(self.first.compare.runs)
+        return [self.settings(each, seed, chosen.get(each.name, ())) for seed in seeds for each in self.variants]
+
+
 def load_comparison(
     recipe: str, overrides: Sequence[str] = (), options: Mapping[str, Any] | None = None
 ) -> list[Settings]:
-    """The settings of every run of a comparison: each of its modes with each seed, seeds outermost.
+    """The settings of every run of a comparison: see `read_comparison`."""
+    return read_comparison(recipe, overrides, options).every()
+
+
+def read_comparison(recipe: str, overrides: Sequence[str] = (), options: Mapping[str, Any] | None = None) -> Comparison:
+    """A comparison as it is asked for.
 
     Args:
         recipe, overrides, options: as for `load_recipe`; a label table goes to the modes that take one.
@@ -76,17 +115,11 @@ def load_comparison(
     if table is not None and not any(MODES[mode].takes_table for mode in modes):
         takers = ", ".join(mode.name for mode in MODES.values() if mode.takes_table)
         raise InputError(f"--table {table}: none of the modes {', '.join(modes)} uses one; {takers} do")
+    return Comparison(recipe, overrides, options, table, variants, first)
 
-    def settings(variant: Variant, seed: int) -> Settings:
-        own = {
-            "mode": variant.mode,
-            "variant": variant.name if variant.name != variant.mode else None,
-            "seed": seed,
-            "table": table if MODES[variant.mode].takes_table else None,
-        }
-        return load_recipe(recipe, [*overrides, *variant.overrides], options | own, beside=modes)
 
-    return [settings(variant, seed) for seed in range(first.compare.runs) for variant in variants]
+def _is_set_by(overrides: Sequence[str], key: str) -> bool:
+    return any(text.partition("=")[0] == key for text in overrides)
 
 
 def _check_of_a_mode(pairs: Sequence[tuple[str, Any]], modes: Sequence[str]) -> None:

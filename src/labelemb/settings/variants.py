@@ -35,6 +35,15 @@ def parse_variant(text: str) -> Variant:
     return Variant(name, mode, tuple(_with_section(mode, setting) for setting in settings))
 
 
+def key_of(setting: str, mode: str) -> str | None:
+    """The dotted key of a setting, of which a mode's own needs no section; None for one that only other modes have."""
+    section, dot, name = setting.rpartition(".")
+    if MODES[mode].setting(name) and section in ("", MODES[mode].section):
+        return f"{MODES[mode].section}.{name}"
+    of_modes = [other for other in MODES.values() if (other.section == section if dot else other.setting(name))]
+    return None if of_modes else setting
+
+
 def _with_section(mode: str, setting: str) -> str:
     key, equals, _ = setting.partition("=")
     if not equals:

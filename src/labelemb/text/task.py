@@ -110,8 +110,10 @@ class TextTask:
         evaluation: dict[str, Any] = {"best": self.best.record, "scored_on": "valid"}
         outputs = self._translate(network, self.corpus.valid)
         evaluation["valid"], signature = self._score(outputs, self.corpus.valid)
-        evaluation["test"], scored = evaluation["valid"], self.corpus.valid
-        if self.corpus.test is not None:
+        scored = self.corpus.valid
+        if self.settings.tuning is None:
+            evaluation["test"] = evaluation["valid"]
+        if self.corpus.test is not None and self.settings.tuning is None:
             outputs, scored = self._translate(network, self.corpus.test), self.corpus.test
             evaluation["test"], _ = self._score(outputs, scored)
             evaluation["scored_on"] = "test"
