@@ -1,5 +1,6 @@
 """The decoupled terms for class indices with gradients in closed form, as closed_form.py has those of the paper."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -36,7 +37,8 @@ def decoupled_index_terms(
         summed: whether to sum over the items.
     """
     settings = epsilon, shape_weight, summed
-    terms, total, others, _, hits = _IndexTerms.apply(logits, rows, target, factors, *settings)  # type: ignore[no-untyped-call]
+    apply: Callable[..., tuple[Tensor, ...]] = _IndexTerms.apply
+    terms, total, others, _, hits = apply(logits, rows, target, factors, *settings)
     return DecoupledPass(terms, total, others.detach().T, hits)
 
 
