@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from labelemb.classify.augment import channel_statistics, cutmix, mixup, normalise, random_crop, random_flip
+from labelemb.classify.augment import channel_statistics, cutmix, mixup, normalize, random_crop, random_flip
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -95,7 +95,7 @@ def test_normalised_pixels_are_those_of_the_formula(channels_last: bool) -> None
     images[0, 0, 0, :2] = torch.tensor([0, 255], dtype=torch.uint8)
     mean, std = torch.tensor([25.0, 127.5, 230.0]), torch.tensor([50.0, 64.0, 380.0])
     before = images.clone()
-    result = normalise(images, mean, std, channels_last=channels_last)
+    result = normalize(images, mean, std, channels_last=channels_last)
     expected = torch.empty(images.shape, dtype=torch.float64)
     for item in range(3):
         for channel in range(3):
@@ -111,7 +111,7 @@ def test_normalised_pixels_are_those_of_the_formula(channels_last: bool) -> None
 
 def test_normalise_by_0_and_255_gives_pixels_from_0_to_1() -> None:
     pixels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
-    result = normalise(pixels, torch.zeros(1), torch.full((1,), 255.0))
+    result = normalize(pixels, torch.zeros(1), torch.full((1,), 255.0))
     assert (result.min().item(), result.max().item()) == (0.0, 1.0)
     torch.testing.assert_close(result.double(), pixels.double() / 255, rtol=1e-6, atol=0)
 
@@ -130,7 +130,7 @@ def test_statistics_are_those_of_the_formula_whatever_the_chunk(chunk_size: int)
 
 def test_own_statistics_normalise_to_mean_0_and_deviation_1() -> None:
     images = some_images(50)
-    values = normalise(images, *channel_statistics(images)).double()
+    values = normalize(images, *channel_statistics(images)).double()
     torch.testing.assert_close(values.mean((0, 2, 3)), torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-6)
     torch.testing.assert_close(values.std((0, 2, 3), correction=0), torch.ones(3, dtype=torch.float64))
 
@@ -139,7 +139,7 @@ def test_channel_without_variation_becomes_zero() -> None:
     images = torch.full((4, 1, 3, 3), 77, dtype=torch.uint8)
     mean, std = channel_statistics(images)
     assert std.item() == 1
-    torch.testing.assert_close(normalise(images, mean, std), torch.zeros(4, 1, 3, 3), rtol=0, atol=1e-6)
+    torch.testing.assert_close(normalize(images, mean, std), torch.zeros(4, 1, 3, 3), rtol=0, atol=1e-6)
 
 
 def test_statistics_of_no_images_are_refused() -> None:
@@ -268,7 +268,7 @@ def test_transforms_advance_their_generator_and_no_other(name: str) -> None:
 
 
 def test_mixup_of_bytes_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"got torch\.uint8: call normalise first"):
+    with pytest.raises(ValueError, match=r"got torch\.uint8: call normalize first"):
         mixup(some_images(4), torch.arange(4), 4, 1.0, seeded())
 
 

@@ -109,7 +109,7 @@ def test_an_epoch_holds_every_image_once_and_keeps_the_short_last_batch(tmp_path
 def test_digits_are_divided_by_sixteen_and_bytes_by_255(tmp_path: Path) -> None:
     task = make_task(tmp_path)
     torch.testing.assert_close(inputs_of(task.data.test), digits().test.images.float() / 16)
-    task = picture_task(tmp_path, "augment.normalise=false")
+    task = picture_task(tmp_path, "augment.normalize=false")
     torch.testing.assert_close(inputs_of(task.data.test), pictures(tmp_path).test.images.float() / 255)
 
 
@@ -203,7 +203,7 @@ def test_float_images_are_taken_in_their_own_units(tmp_path: Path) -> None:
     labels = torch.arange(12) % 2
     split = ImageSplit(images, labels)
     data = ImageData(split, None, split, ["a", "b"], scale=1.0)
-    task = image_task(picture_settings("augment.normalise=false"), data, tmp_path)
+    task = image_task(picture_settings("augment.normalize=false"), data, tmp_path)
     torch.testing.assert_close(inputs_of(task.data.test), images)
 
 

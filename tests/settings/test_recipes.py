@@ -77,7 +77,7 @@ def test_the_recipes_of_the_paper_are_as_published() -> None:
         assert settings.data.validation == (5000 if name.startswith("mnist") else 0)
         augment = settings.augment
         paper = (4, True, True) if name.startswith("cifar") else (0, False, False)
-        assert (augment.crop, augment.flip, augment.normalise) == paper
+        assert (augment.crop, augment.flip, augment.normalize) == paper
         assert (augment.mixup, augment.cutmix) == (0, 0)
         of_paper = {"hard_weight": 0.5, "soft_weight": 0.5, "temperature": 2, "cap": 0.9, "cap_weight": 100}
         assert settings.loss == of_paper | {"rank": None, "soft_after": 0}

@@ -1,6 +1,6 @@
 """Transforms of a whole batch of images at once, on the device where the images lie.
 
-Images are uint8 (N, channels, H, W) until `normalise` makes them float32. Every random transform draws from the
+Images are uint8 (N, channels, H, W) until `normalize` makes them float32. Every random transform draws from the
 generator it is given and from nothing else. With a CPU generator the draws are made on the host and moved, so that a
 seed means the same augmentation on every device; with a generator of the images' device nothing is moved.
 """
@@ -42,7 +42,7 @@ def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(flipped, images.flip(-1), images)
 
 
-def normalise(images: Tensor, mean: Tensor, std: Tensor, *, channels_last: bool = False) -> Tensor:
+def normalize(images: Tensor, mean: Tensor, std: Tensor, *, channels_last: bool = False) -> Tensor:
     """Images as float32: (images - mean) / std.
 
     Args:
@@ -62,7 +62,7 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor, *, channels_last: bool 
 def channel_statistics(images: Tensor, *, chunk_size: int = 1000) -> tuple[Tensor, Tensor]:
     """Mean and deviation of each channel's pixels, in their own units, over all images.
 
-    Sums are exact: whole numbers in float64. A channel without variation gets deviation 1: `normalise` makes it 0.
+    Sums are exact: whole numbers in float64. A channel without variation gets deviation 1: `normalize` makes it 0.
 
     Args:
         images: (N, channels, H, W) uint8, N at least 1.
@@ -107,7 +107,7 @@ def mixup(
         images: like the input. targets: (N, C) float32, rows that sum to 1.
     """
     if not images.is_floating_point():
-        raise ValueError(f"mixup blends floating-point inputs, got {images.dtype}: call normalise first")
+        raise ValueError(f"mixup blends floating-point inputs, got {images.dtype}: call normalize first")
     weight = _draw_weight(alpha, generator)
     partners = _draw_permutation(len(images), generator, images.device)
     return torch.lerp(images[partners], images, weight), _blended_targets(targets, partners, num_classes, weight)

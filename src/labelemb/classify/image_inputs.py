@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from labelemb.classify.augment import channel_statistics, cutmix, mixup, normalise, random_crop, random_flip
+from labelemb.classify.augment import channel_statistics, cutmix, mixup, normalize, random_crop, random_flip
 from labelemb.classify.images import ImageData, ImageSplit, load_images
 from labelemb.files import named
 from labelemb.settings.config import AugmentSettings, ClassifySettings
@@ -24,7 +24,7 @@ class Standardiser:
 
     def __call__(self, images: Tensor) -> Tensor:
         """(N, channels, H, W) -> the same shape."""
-        return normalise(images, self.mean, self.std, channels_last=self.channels_last)
+        return normalize(images, self.mean, self.std, channels_last=self.channels_last)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class ImageInputs:
         """Inputs between 0 and 1, or with mean 0 and deviation 1 over the training images if the settings say so."""
         channels = data.image_shape[0]
         mean, std = torch.zeros(channels), torch.full((channels,), data.scale)
-        if augment.normalise:
+        if augment.normalize:
             mean, std = channel_statistics(data.train.images)
         return cls(data, augment, Standardiser(mean, std))
 

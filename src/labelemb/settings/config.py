@@ -139,7 +139,7 @@ class ClassifierSettings(_Settings):
 class AugmentSettings(_Settings):
     crop: Annotated[int, Field(ge=0)] = Field(0, description="random crop after padding by so many pixels")
     flip: bool = Field(False, description="random horizontal flip")
-    normalise: bool = Field(False, description="by the training images' mean and deviation of each channel")
+    normalize: bool = Field(False, description="by the training images' mean and deviation of each channel")
     mixup: NotNegative = Field(0.0, description="alpha of mixup; 0 for none")
     cutmix: NotNegative = Field(0.0, description="alpha of CutMix; 0 for none")
 
