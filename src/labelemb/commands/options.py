@@ -18,7 +18,10 @@ Overrides = Annotated[
 Output = Annotated[Path, typer.Option("--output", help="Folder that run folders are written to.")]
 Name = Annotated[str | None, typer.Option("--name", help="Name in place of the recipe's, in the output folder.")]
 Data = Annotated[Path | None, typer.Option("--data", help="Local data: a folder, or a cached file.")]
-Table = Annotated[Path | None, typer.Option("--table", help="A learned label table, for emb-start and emb-frozen.")]
+Table = Annotated[
+    Path | None,
+    typer.Option("--table", help="A learned label table, for modes that begin with one (*-start, *-frozen)."),
+]
 Model = Annotated[str | None, typer.Option("--model", help="Your own network: module:function, or timm:NAME.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 Precision = Annotated[str | None, typer.Option("--precision", help="float32 or bfloat16.")]

@@ -85,7 +85,10 @@ def train(
 def compare(
     recipe: Recipe,
     overrides: Overrides = None,
-    modes: Annotated[str | None, typer.Option("--modes", help="Modes with commas; default: the recipe's.")] = None,
+    modes: Annotated[
+        str | None,
+        typer.Option("--modes", help="Modes with commas; NAME=MODE:SETTING=VALUE is one with other settings."),
+    ] = None,
     runs: Annotated[int | None, typer.Option("--runs", help="Seeds of each mode; default: the recipe's.")] = None,
     jobs: Annotated[int | None, typer.Option("--jobs", help="Runs at a time; default: one a core, one a GPU.")] = None,
     tune: Tune = None,

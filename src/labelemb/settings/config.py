@@ -152,7 +152,7 @@ class RunSettings(_ModeSections):
     mode: ModeName = Field("emb", description="the soft labels trained with")
     variant: FolderName | None = Field(None, description="the mode's name in a comparison; null for its own")
     tuning: FolderName | None = Field(None, description="a run of compare --tune: its point; never sees the test set")
-    table: Path | None = Field(None, description="a learned label table, for emb-start and emb-frozen (--table)")
+    table: Path | None = Field(None, description="a learned label table, for modes that begin with one (--table)")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="of initial network, batch order, augmentation")
     epochs: Count = Field(30, description="passes over the training set")
     batch_size: Count = Field(64, description="items, or pairs of sentences, a step")
