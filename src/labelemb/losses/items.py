@@ -63,6 +63,7 @@ def targets_and_factors(items: Items, dtype: torch.dtype) -> tuple[Tensor, Tenso
         divisor = kept.sum()
     if items.reduction != "mean":
         return target, kept
-    count = divisor if items.num_items is None else items.num_items
-    nothing = ((divisor == 0) & (count == 0)).to(dtype)
-    return target, kept / (count + nothing)  # no items at all: 0, never NaN
+    if items.num_items is None:
+        return target, kept / (divisor + (divisor == 0))  # no items at all: 0, never NaN
+    nothing = ((divisor == 0) & (items.num_items == 0)).to(dtype)
+    return target, kept / (items.num_items + nothing)

@@ -1,7 +1,6 @@
 """The terms of a loss and their weighted sum, from the values of single items. For all modes."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import reduce
 from typing import NamedTuple, Protocol, Self
 
 import torch
@@ -80,12 +79,11 @@ def weighted_sum(factors: Sequence[float], terms: Sequence[Tensor]) -> Tensor:
 
     A term without weight has no part, also where it is infinite: the soft term of a class masked with -inf.
     """
-    pairs = [(factor, term) for factor, term in zip(factors, terms, strict=True) if factor != 0]
-    if not pairs:
-        return torch.zeros_like(terms[0])
-    if len(pairs) == 1:
-        return pairs[0][1] * pairs[0][0]  # a tensor of its own: a loss may be divided in place
-    return reduce(torch.add, [term if factor == 1 else factor * term for factor, term in pairs])
+    total: Tensor | None = None
+    for factor, term in zip(factors, terms, strict=True):
+        if factor != 0:  # the first product is a tensor of its own: a loss may be divided in place
+            total = factor * term if total is None else torch.add(total, term, alpha=factor)
+    return torch.zeros_like(terms[0]) if total is None else total
 
 
 def reduced_terms(
