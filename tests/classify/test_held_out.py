@@ -7,9 +7,10 @@ import torch
 from tests.small_runs import small_settings, write_image_cache
 
 from labelemb.classify.held_out import drawn_of_each_label
+from labelemb.classify.image_inputs import load_image_inputs
 from labelemb.classify.images import ImageData, load_images
 from labelemb.errors import InputError
-from labelemb.settings.config import ImageDataSettings
+from labelemb.settings.config import ClassifySettings, ImageDataSettings
 from labelemb.settings.recipe import load_recipe
 
 
@@ -38,6 +39,18 @@ def test_items_within_a_label_are_drawn_at_random_and_each_time_the_same() -> No
     assert torch.equal(drawn, drawn_of_each_label(labels, 0.1))
     gaps = drawn.nonzero().squeeze(1).diff()
     assert len(set(gaps.tolist())) > 10  # not each tenth, not the first hundred
+
+
+def test_every_seed_holds_out_its_own_and_all_modes_of_it_the_same() -> None:
+    def held_out(mode: str, seed: int) -> torch.Tensor:
+        settings = load_recipe("digits", ["data.validation=0.1"], {"mode": mode, "seed": seed})
+        assert isinstance(settings, ClassifySettings)
+        split = load_image_inputs(settings).validation
+        assert split is not None
+        return split.inputs(slice(0, len(split)))
+
+    assert torch.equal(held_out("baseline", 0), held_out("emb", 0))
+    assert not torch.equal(held_out("emb", 0), held_out("emb", 1))
 
 
 def test_one_item_at_least_is_drawn_and_one_is_left() -> None:

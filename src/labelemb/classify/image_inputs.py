@@ -131,4 +131,4 @@ def load_image_inputs(settings: ClassifySettings, *, download: bool = False) -> 
     Raises:
         InputError: as `load_images`.
     """
-    return ImageInputs.of(load_images(settings.data, download=download), settings.augment)
+    return ImageInputs.of(load_images(settings.data, download=download, seed=settings.seed), settings.augment)

@@ -65,12 +65,13 @@ class ImageData:
         return replace(self, train=self.train.to(device), validation=validation, test=self.test.to(device))
 
 
-def load_images(settings: ImageDataSettings, *, download: bool = False) -> ImageData:
+def load_images(settings: ImageDataSettings, *, download: bool = False, seed: int = 0) -> ImageData:
     """The data set that the settings name.
 
     Args:
         settings: source, local path, columns, held-out images.
         download: fetch a hub data set that is not here; its checksums are verified by `datasets`.
+        seed: of the run, which draws the images held out where a share of them is.
 
     Raises:
         InputError: it is not here, cannot be read, or is not labelled images of one size.
@@ -86,15 +87,15 @@ def load_images(settings: ImageDataSettings, *, download: bool = False) -> Image
         data = _from_folder(path, settings)
     else:
         data = _from_hub(settings, download)
-    return _divided(data, settings)
+    return _divided(data, settings, seed)
 
 
-def _divided(data: ImageData, settings: ImageDataSettings) -> ImageData:
+def _divided(data: ImageData, settings: ImageDataSettings, seed: int) -> ImageData:
     """Keep no more than `limit` training images, and hold out for validation the first, or a share at random."""
     held_out, limit = settings.validation, settings.limit
     if 0 < held_out < 1:  # of what a run without it would train on
         train = _selected(data.train, slice(limit))
-        drawn = drawn_of_each_label(train.labels, held_out)
+        drawn = drawn_of_each_label(train.labels, held_out, seed)
         return replace(data, train=_selected(train, ~drawn), validation=_selected(train, drawn))
     count = int(held_out)
     if count >= len(data.train.labels):
