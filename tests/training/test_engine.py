@@ -87,6 +87,9 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path: Pat
         ("emb", 4, signal.SIGTERM),
         ("emb", 7, signal.SIGTERM),
         ("online-smoothing", 6, signal.SIGINT),
+        ("decoupled", 5, signal.SIGTERM),
+        ("maxsup", 6, signal.SIGINT),
+        ("lspp", 3, signal.SIGTERM),
         ("baseline", NUM_STEPS - 1, signal.SIGTERM),
     ],
 )
