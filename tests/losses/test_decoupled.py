@@ -342,3 +342,10 @@ def test_copies_are_their_own() -> None:
     other.end_step()
     assert other.table.counts.any()
     assert not criterion.table.counts.any()
+
+
+def test_more_labels_than_rows_can_be_counted_for_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"20,001 x 20,001 labels take 1\.6 GB; above 20,000 labels use LabelEmbeddingLoss"
+    ):
+        DecoupledLabelEmbeddingLoss(20_001)

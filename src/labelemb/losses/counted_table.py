@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from labelemb.losses.soft_rows import SoftRows, check_dense, filled, read_rows
+from labelemb.losses.soft_rows import MAX_DENSE_CLASSES, SoftRows, filled, read_rows
 from labelemb.losses.table import LabelTable
 from labelemb.losses.wide_buffers import WideBuffers
 
@@ -76,7 +76,11 @@ class CountedTable(WideBuffers, SoftRows):
         super().__init__(num_classes, label_names)
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must lie in 0 to 1, 1 excluded, got {momentum}")
-        check_dense(num_classes)
+        if num_classes > MAX_DENSE_CLASSES:
+            raise ValueError(
+                f"counted rows of {num_classes:,} x {num_classes:,} labels take {num_classes**2 * 4 / 1e9:.1f} GB; "
+                f"above {MAX_DENSE_CLASSES:,} labels use LabelEmbeddingLoss with a low-rank table, e.g. rank=256"
+            )
         self.momentum = momentum
         self.frozen = frozen
         uniform = torch.full((num_classes, num_classes), 1 / max(num_classes - 1, 1)).fill_diagonal_(0)
