@@ -73,9 +73,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("other", type=Path, help="the checkout to compare with")
     parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--only", default="", help="cases whose name holds this text")
     options = parser.parse_args()
     here = Path(__file__).parents[1]
     for name, case in CASES.items():
+        if options.only not in name:
+            continue
         ratios = []
         for pair in range(options.pairs):
             order = (here, options.other) if pair % 2 else (options.other, here)
