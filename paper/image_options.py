@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from labelemb.commands.app import main
+from labelemb.__main__ import main
 
 
 def train(recipe: str, results: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from text_options import CORPORA, FOLDERS  # type: ignore[import-not-found]
 
-from labelemb.commands.app import main
+from labelemb.__main__ import main
 
 parser = argparse.ArgumentParser()
 parser.add_argument("-config", required=True, choices=FOLDERS)

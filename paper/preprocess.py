@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from labelemb.commands.app import main
+from labelemb.__main__ import main
 
 parser = argparse.ArgumentParser()
 for name in ("train_src", "train_tgt", "valid_src", "valid_tgt", "test_src", "test_tgt", "save_data"):

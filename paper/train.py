@@ -6,7 +6,7 @@ import sys
 
 from text_options import CORPORA, FOLDERS, RECIPES  # type: ignore[import-not-found]
 
-from labelemb.commands.app import main
+from labelemb.__main__ import main
 
 parser = argparse.ArgumentParser()
 parser.add_argument("-config", required=True, choices=RECIPES)

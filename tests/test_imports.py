@@ -137,13 +137,13 @@ def test_nothing_but_training_imports_torch() -> None:
     """One process for all: help, version, recipes, a dry run, usage errors and a bad setting."""
     script = """
 import sys
-from labelemb.commands import app as cli
+from labelemb import __main__ as cli
 for arguments in (["--help"], ["train", "--help"], ["--version"], ["recipes"], ["recipes", "digits"], [],
                   ["nonsense"], ["train"], ["train", "digits", "--nonsense"], ["train", "digits", "epoch=3"],
                   ["train", "nowhere"], ["train", "digits", "--dry-run"], ["compare", "digits", "--dry-run"],
                   ["compare", "digits", "--runs", "0"], ["compare", "digits", "--jobs", "0"],
                   ["train", "digits", "--mode", "emb-start"], ["neighbors", "nowhere"]):
-    cli._run(arguments)
+    cli.run(arguments)
     heavy = {"torch", "datasets", "matplotlib", "sklearn", "scipy", "numpy"} & set(sys.modules)
     assert not heavy, (arguments, heavy)
 print("all answered")

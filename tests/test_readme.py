@@ -15,7 +15,7 @@ import torch
 from tests.small_runs import SMALL
 
 from labelemb import LabelEmbeddingLoss
-from labelemb.commands import app as cli
+from labelemb import __main__ as cli
 from labelemb.experiments import workers
 from labelemb.experiments.comparison import Standing, standing
 from labelemb.experiments.job import Job, execute
@@ -94,7 +94,7 @@ def test_labelemb_commands_run_one_after_another(tmp_path: Path, monkeypatch: py
         if arguments[:2] == ["compare", "digits"] and "--runs" not in arguments:
             name += ["--runs", "1"]  # of twenty
         arguments = [*arguments[:2], *small, *arguments[2:], *name]
-        assert cli._run(arguments) == 0, arguments
+        assert cli.run(arguments) == 0, arguments
     assert (tmp_path / "runs" / "digits" / "report.html").is_file()
     del sys.modules["my_networks"]
 

@@ -17,7 +17,7 @@ from tests.small_runs import SMALL, small_run, write_image_cache
 from torch import nn
 
 from labelemb import LabelEmbeddingLoss, LabelTable, __version__
-from labelemb.commands import app as cli
+from labelemb import __main__ as cli
 from labelemb.commands import training
 from labelemb.run_folder import RunFolder
 from labelemb.settings.config import plain
@@ -36,7 +36,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(capsys: Output, *arguments: str) -> list[str]:
     """Run a command that succeeds; the lines of its output, with nothing on stderr."""
-    code = cli._run(list(arguments))
+    code = cli.run(list(arguments))
     captured = capsys.readouterr()
     assert (code, captured.err) == (0, "")
     lines: list[str] = captured.out.splitlines()
@@ -45,7 +45,7 @@ def run(capsys: Output, *arguments: str) -> list[str]:
 
 def refused(capsys: Output, *arguments: str, code: int = 2) -> str:
     """Run a command that fails; its one line on stderr."""
-    assert cli._run(list(arguments)) == code
+    assert cli.run(list(arguments)) == code
     captured = capsys.readouterr()
     lines = captured.err.splitlines()
     assert len(lines) == 1, lines
@@ -59,7 +59,7 @@ def test_version_is_the_package_s(capsys: Output) -> None:
 
 
 def test_without_a_command_help_is_all_that_is_printed(capsys: Output) -> None:
-    assert cli._run([]) == 2
+    assert cli.run([]) == 2
     captured = capsys.readouterr()
     assert "neighbors" in captured.out + captured.err
     assert "labelemb:" not in captured.out + captured.err
@@ -146,7 +146,7 @@ def test_a_dry_comparison_prints_every_run(capsys: Output) -> None:
 
 
 def test_training_ends_with_the_last_row_and_the_folder(capsys: Output, tmp_path: Path) -> None:
-    assert cli._run(["train", "digits", *SMALL, "--output", str(tmp_path), "--mode", "baseline"]) == 0
+    assert cli.run(["train", "digits", *SMALL, "--output", str(tmp_path), "--mode", "baseline"]) == 0
     row, folder = capsys.readouterr().out.splitlines()
     assert "test_error" in row
     assert Path(folder) == RunFolder.at(tmp_path, "digits", "baseline", 0).path
@@ -270,7 +270,7 @@ def test_the_whole_traceback_is_shown_where_it_is_asked_for(
 ) -> None:
     if arguments is TRAIN:
         monkeypatch.setenv("LABELEMB_TRACEBACK", "1")
-    assert cli._run(arguments) == 1
+    assert cli.run(arguments) == 1
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "Traceback (most recent call last):"
     assert any("in fail" in line for line in lines)
@@ -281,7 +281,7 @@ def test_every_command_takes_the_option_for_tracebacks(capsys: Output) -> None:
     for command in ("recipes", "train", "compare", "preprocess", "predict", "report", "neighbors"):
         assert "--traceback" in "\n".join(run(capsys, command, "--help"))
     assert "did you mean epochs=5?" in refused(capsys, "train", "digits", "--epochs", "5")
-    assert cli._run(["--traceback", "train", "digits", "--epochs", "5"]) == 2
+    assert cli.run(["--traceback", "train", "digits", "--epochs", "5"]) == 2
     assert "did you mean epochs=5?" in capsys.readouterr().err
 
 
@@ -380,7 +380,7 @@ def test_one_s_own_network_is_trained(capsys: Output, tmp_path: Path, monkeypatc
     module.__dict__["small"] = lambda num_classes: nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
     monkeypatch.setitem(sys.modules, "my_networks", module)
     model = ["model.hidden=null", "--model", "my_networks:small", "--output", str(tmp_path)]
-    assert cli._run(["train", "digits", *SMALL, "epochs=1", *model, "--quiet"]) == 0
+    assert cli.run(["train", "digits", *SMALL, "epochs=1", *model, "--quiet"]) == 0
     folder = RunFolder.at(tmp_path, "digits", "emb", 0)
     assert folder.config["model"]["name"] == "my_networks:small"
     capsys.readouterr()

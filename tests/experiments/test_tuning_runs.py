@@ -10,8 +10,8 @@ import torch
 import yaml
 from tests.small_runs import SMALL, small_job, small_run, write_image_cache
 
+from labelemb import __main__ as cli
 from labelemb.classify.image_inputs import ImageInputs
-from labelemb.commands import app as cli
 from labelemb.errors import InputError, RunFailed
 from labelemb.experiments import workers
 from labelemb.experiments.comparison import Standing, standing
@@ -65,7 +65,7 @@ def test_the_test_set_has_no_say_in_what_is_chosen(tmp_path: Path, capsys: Outpu
     small = ["model.name=mlp", "model.hidden=[8]", "epochs=6", "batch_size=8", "augment.flip=false", "augment.crop=0"]
     grid = ["--modes", "baseline", "--runs", "1", "--tune", "optimizer.lr=1e-7,0.05"]
     options = ["--device", "cpu", "--jobs", "1", "--quiet", "--output", str(tmp_path), "--name", "wrong"]
-    assert cli._run(["compare", "cifar10", *small, *grid, *options, "--data", str(data)]) == 0
+    assert cli.run(["compare", "cifar10", *small, *grid, *options, "--data", str(data)]) == 0
     assert tuned(tmp_path, "wrong")["baseline"]["chosen"] == {"optimizer.lr": 0.05}
     final = RunFolder.at(tmp_path, "wrong", "baseline", 0)
     assert final.metrics[-1]["test_error"] == 1  # whoever had looked would have taken the other point
@@ -90,7 +90,7 @@ def test_a_run_of_tuning_does_not_touch_the_test_set(tmp_path: Path, monkeypatch
 
 def test_predict_refuses_a_run_of_tuning(tmp_path: Path, capsys: Output) -> None:
     folder = small_run(tmp_path, "tuning=point", "data.validation=0.2")
-    assert cli._run(["predict", str(folder.path), "--output", str(tmp_path / "out.csv")]) == 2
+    assert cli.run(["predict", str(folder.path), "--output", str(tmp_path / "out.csv")]) == 2
     assert "run of tuning" in capsys.readouterr().err
     assert not (tmp_path / "out.csv").exists()
 
@@ -99,7 +99,7 @@ def test_every_mode_is_tuned_on_its_points_and_runs_with_what_was_chosen(
     tmp_path: Path, capsys: Output, done: list[Job]
 ) -> None:
     arguments = command(tmp_path, "--modes", "baseline,smoothing", tune="optimizer.lr=1e-6,0.03; epsilon=0.1,0.3")
-    assert cli._run(arguments) == 0
+    assert cli.run(arguments) == 0
     assert [job.settings.tuning is None for job in done] == [False] * (4 + 8) + [True] * 2
     point = "optimizer.lr=0.03,smoothing.epsilon=0.3"
     assert RunFolder.at(tmp_path, "digits", "smoothing", 1, point).is_finished
@@ -147,14 +147,14 @@ def test_the_same_command_goes_on_where_it_was_killed(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(workers, "execute_all", killed)
-    assert cli._run(arguments) == 130
+    assert cli.run(arguments) == 130
     assert [job.settings.optimizer.lr for job in done] == [1e-6]
     assert not (tmp_path / "digits" / "tuning.json").exists()
     monkeypatch.setattr(workers, "execute_all", whole)
-    assert cli._run(arguments) == 0
+    assert cli.run(arguments) == 0
     assert [job.settings.optimizer.lr for job in done] == [1e-6, 0.03, 0.03]
     first = tuned(tmp_path)
-    assert cli._run(arguments) == 0
+    assert cli.run(arguments) == 0
     assert len(done) == 3
     assert tuned(tmp_path) == first
     capsys.readouterr()
@@ -162,9 +162,9 @@ def test_the_same_command_goes_on_where_it_was_killed(
 
 @pytest.mark.usefixtures("done")
 def test_another_choice_is_refused_with_its_key_and_the_old_one_stays_written(tmp_path: Path, capsys: Output) -> None:
-    assert cli._run(command(tmp_path, "--modes", "baseline")) == 0
+    assert cli.run(command(tmp_path, "--modes", "baseline")) == 0
     before = tuned(tmp_path)
-    assert cli._run(command(tmp_path, "--modes", "baseline", tune="optimizer.lr=1e-6,0.02")) == 2
+    assert cli.run(command(tmp_path, "--modes", "baseline", tune="optimizer.lr=1e-6,0.02")) == 2
     assert "was run with optimizer.lr=0.03, not optimizer.lr=0.02" in capsys.readouterr().err
     assert tuned(tmp_path) == before
 
@@ -172,20 +172,20 @@ def test_another_choice_is_refused_with_its_key_and_the_old_one_stays_written(tm
 @pytest.mark.usefixtures("done")
 def test_another_mode_is_tuned_beside_those_that_were(tmp_path: Path, capsys: Output) -> None:
     for mode in ("baseline", "tfkd"):
-        assert cli._run(command(tmp_path, "--modes", mode, "--tune-runs", "1")) == 0
+        assert cli.run(command(tmp_path, "--modes", mode, "--tune-runs", "1")) == 0
     assert list(tuned(tmp_path)) == ["baseline", "tfkd"]
     assert "Tuned: baseline" in capsys.readouterr().out
 
 
 def test_a_mode_with_one_point_is_not_run_for_it(tmp_path: Path, capsys: Output, done: list[Job]) -> None:
-    assert cli._run(command(tmp_path, "--modes", "baseline,smoothing", "--tune-runs", "1", tune="epsilon=0.1,0.3")) == 0
+    assert cli.run(command(tmp_path, "--modes", "baseline,smoothing", "--tune-runs", "1", tune="epsilon=0.1,0.3")) == 0
     assert [job.settings.mode for job in done] == ["smoothing"] * 2 + ["baseline", "smoothing"]
     assert "Tuned: baseline: the grid had nothing to choose for it." in capsys.readouterr().out
 
 
 def test_a_diverged_run_counts_as_the_worst_and_ends_nothing(tmp_path: Path, capsys: Output, done: list[Job]) -> None:
     arguments = command(tmp_path, "--modes", "baseline", "--tune-runs", "1", tune="optimizer.lr=1e30,0.03")
-    assert cli._run(arguments) == 0
+    assert cli.run(arguments) == 0
     assert "became" in done[0].folder.environment["diverged"]
     (point, other) = tuned(tmp_path)["baseline"]["points"]
     assert (point["values"], point["mean"]) == ([None], None)
@@ -234,7 +234,7 @@ def test_a_tenth_is_held_out_where_the_recipe_holds_out_none(
 
 def test_a_dry_run_prints_the_runs_of_every_mode_and_its_points(tmp_path: Path, capsys: Output) -> None:
     grid = "optimizer.lr=0.01,0.1; epsilon=0.1,0.3"
-    assert cli._run([*command(tmp_path, "--modes", "baseline,smoothing", tune=grid), "--dry-run"]) == 0
+    assert cli.run([*command(tmp_path, "--modes", "baseline,smoothing", tune=grid), "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[:4] == [
         "baseline: 4 runs of tuning",
@@ -247,12 +247,12 @@ def test_a_dry_run_prints_the_runs_of_every_mode_and_its_points(tmp_path: Path, 
 
 
 def test_no_runs_of_tuning_are_refused(tmp_path: Path, capsys: Output) -> None:
-    assert cli._run([*command(tmp_path), "--tune-runs", "0"]) == 2
+    assert cli.run([*command(tmp_path), "--tune-runs", "0"]) == 2
     assert "--tune-runs 0: expected at least 1" in capsys.readouterr().err
 
 
 def test_a_value_out_of_range_is_refused_before_anything_runs(tmp_path: Path, capsys: Output) -> None:
-    assert cli._run(command(tmp_path, "--modes", "smoothing", tune="epsilon=0.1,3")) == 2
+    assert cli.run(command(tmp_path, "--modes", "smoothing", tune="epsilon=0.1,3")) == 2
     assert "smoothing.epsilon: expected" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
@@ -263,8 +263,8 @@ def test_runs_of_tuning_are_in_no_report(tmp_path: Path, capsys: Output) -> None
     moved = tmp_path / "digits" / "tuning" / "emb" / "point" / "seed-01"
     moved.parent.mkdir(parents=True)
     trial.path.rename(moved)
-    assert cli._run(["report", str(tmp_path / "digits")]) == 0
+    assert cli.run(["report", str(tmp_path / "digits")]) == 0
     assert capsys.readouterr().out.splitlines()[2].split()[:2] == ["emb", "1"]
-    assert cli._run(["report", str(moved.parent)]) == 2
+    assert cli.run(["report", str(moved.parent)]) == 2
     assert "holds runs of tuning alone" in capsys.readouterr().err
     assert yaml.safe_load((final.path / "config.yaml").read_text(encoding="utf-8")).get("tuning") is None

@@ -14,7 +14,7 @@ import pytest
 import torch
 from tests.small_runs import SMALL, small_job, what_was_learned
 
-from labelemb.commands import app as cli
+from labelemb import __main__ as cli
 from labelemb.errors import InputError, RunFailed
 from labelemb.experiments import workers
 from labelemb.experiments.comparison import Standing
@@ -55,7 +55,7 @@ def test_two_processes_do_the_same_as_one(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_worker_that_fails_gives_its_line_and_its_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["compare", "digits", *SMALL, "--runs", "1", "--modes", "baseline", "--jobs", "1", "--quiet"]
-    assert cli._run([*arguments, "optimizer.lr=1e30", "--output", str(tmp_path)]) == 1
+    assert cli.run([*arguments, "optimizer.lr=1e30", "--output", str(tmp_path)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "seed-00" in line
     assert "the training loss became" in line
@@ -115,7 +115,7 @@ def test_the_traceback_of_a_worker_is_shown_where_it_is_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["compare", "digits", *SMALL, "--runs", "1", "--modes", "baseline", "--jobs", "1", "--quiet"]
-    assert cli._run([*arguments, "optimizer.lr=1e30", "--output", str(tmp_path), "--traceback"]) == 1
+    assert cli.run([*arguments, "optimizer.lr=1e30", "--output", str(tmp_path), "--traceback"]) == 1
     *before, line = capsys.readouterr().err.splitlines()
     assert any("in training_row" in text for text in before)
     assert "FloatingPointError: the training loss became" in line
@@ -172,7 +172,7 @@ LONG = "epochs=4000"
 def start(output: Path, *arguments: str, patch: str = "") -> "subprocess.Popen[str]":
     """`labelemb compare digits`, a real command in a group of processes of its own; `patch` is run in workers too."""
     script = output / "command.py"
-    script.write_text(f"{patch}\nif __name__ == '__main__':\n    from labelemb.commands.app import main\n    main()\n")
+    script.write_text(f"{patch}\nif __name__ == '__main__':\n    from labelemb.__main__ import main\n    main()\n")
     command = [sys.executable, str(script), "compare", "digits", *SMALL, *arguments, "--output", str(output)]
     return subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True

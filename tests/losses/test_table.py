@@ -15,7 +15,7 @@ from tests import reference
 from torch import nn
 
 from labelemb import LabelTable
-from labelemb.commands import app as cli
+from labelemb import __main__ as cli
 from labelemb.losses import soft_rows
 
 NAMES = ["chó", "trai", "chạy", "hát", "đẹp"]
@@ -361,7 +361,7 @@ def test_all_neighbours_are_printed_where_labels_share_a_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     random_table(3, label_names=["ray", "boa", "ray"]).save(tmp_path / "table")
-    assert cli._run(["neighbors", str(tmp_path / "table")]) == 0
+    assert cli.run(["neighbors", str(tmp_path / "table")]) == 0
     assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == ["ray", "boa", "ray"]
 
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import labelemb
+from labelemb import __main__ as cli
 from labelemb.classify.image_inputs import load_image_inputs
 from labelemb.classify.task import ClassifyTask
-from labelemb.commands import app as cli
 from labelemb.errors import InputError
 from labelemb.experiments.job import execute
 from labelemb.losses.catalogue import MODES
@@ -168,13 +168,13 @@ def test_a_signal_has_its_exit_code_and_says_that_the_run_can_be_resumed(
 
     monkeypatch.setattr(Loop, "take_step", interrupted)
     before = signal.getsignal(number)
-    assert cli._run(command(tmp_path)) == code
+    assert cli.run(command(tmp_path)) == code
     assert one_line(capsys) == f"labelemb: stopped by {number.name}; the run can be resumed"
     assert signal.getsignal(number) is before
     monkeypatch.undo()
-    assert cli._run(command(tmp_path)) == 2
+    assert cli.run(command(tmp_path)) == 2
     assert "--resume" in one_line(capsys)
-    assert cli._run(command(tmp_path, "--resume")) == 0
+    assert cli.run(command(tmp_path, "--resume")) == 0
     whole = small_run(tmp_path / "whole")
     assert what_was_learned(RunFolder.at(tmp_path, "digits", "emb", 0)) == what_was_learned(whole)
 
@@ -182,7 +182,7 @@ def test_a_signal_has_its_exit_code_and_says_that_the_run_can_be_resumed(
 KILLED = """
 import sys, time, torch
 import labelemb
-from labelemb.commands import app as cli
+from labelemb import __main__ as cli
 from labelemb.training import engine
 torch.set_num_threads(int(sys.argv[1]))
 engine.checkpoint_pause = lambda save_seconds: 0.02
@@ -191,7 +191,7 @@ def slowly(self, batch):  # a hundred steps take two seconds at least: no machin
     take_step(self, batch)
     time.sleep(0.02)
 engine.Loop.take_step = slowly
-sys.exit(cli._run(sys.argv[2:]))
+sys.exit(cli.run(sys.argv[2:]))
 """
 
 
@@ -209,7 +209,7 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(tmp_path: Path) -> 
     process.wait()
     assert process.returncode == -signal.SIGKILL, f"it ended by itself within {delay} seconds"
     assert not folder.is_finished
-    assert cli._run(command(tmp_path / "killed", epochs, "--resume")) == 0
+    assert cli.run(command(tmp_path / "killed", epochs, "--resume")) == 0
     assert what_was_learned(folder) == what_was_learned(small_run(tmp_path / "whole", epochs)), delay
 
 
@@ -336,13 +336,13 @@ def test_a_full_disk_ends_the_run_with_code_1_and_leaves_it_resumable(
 
     monkeypatch.setattr(engine, "save_checkpoint", until_full)
     monkeypatch.setattr(engine, "checkpoint_pause", lambda save_seconds: -1.0)
-    assert cli._run(command(tmp_path)) == 1
+    assert cli.run(command(tmp_path)) == 1
     assert "no space left for" in one_line(capsys)
     folder = RunFolder.at(tmp_path, "digits", "emb", 0)
     names = sorted(path.name for path in folder.checkpoints.iterdir())
     assert names == [".lock", "step-00000005", "step-00000006"]
     monkeypatch.undo()
-    assert cli._run(command(tmp_path, "--resume")) == 0
+    assert cli.run(command(tmp_path, "--resume")) == 0
     assert what_was_learned(folder) == what_was_learned(small_run(tmp_path / "whole"))
 
 
@@ -456,7 +456,7 @@ def test_training_columns_are_means_over_all_items_with_a_short_last_batch(tmp_p
 def test_a_loss_that_is_not_a_number_ends_the_run_with_code_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli._run(command(tmp_path, "optimizer.lr=1e30", "epochs=2")) == 1
+    assert cli.run(command(tmp_path, "optimizer.lr=1e30", "epochs=2")) == 1
     line = one_line(capsys)
     assert "the training loss became nan in epoch 1" in line or "the training loss became inf in epoch 1" in line
     assert "optimizer.lr" in line
@@ -569,7 +569,7 @@ def test_soft_labels_join_in_after_their_update(
 
 
 def test_when_soft_labels_join_in_is_told_under_quiet_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli._run(command(tmp_path, "emb.soft_after=5")) == 0
+    assert cli.run(command(tmp_path, "emb.soft_after=5")) == 0
     assert one_line(capsys) == "emb: soft labels from epoch 2 of 3"
 
 

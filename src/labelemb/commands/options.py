@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 from functools import wraps
-from inspect import Parameter, Signature, signature
+from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -27,9 +27,6 @@ Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, c
 Precision = Annotated[str | None, typer.Option("--precision", help="float32 or bfloat16.")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch the recipe's data set where it is not here.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]
-Traceback = Annotated[
-    bool, typer.Option("--traceback", help="Show where an error arose (or set LABELEMB_TRACEBACK=1).")
-]
 Tune = Annotated[
     str | None,
     typer.Option("--tune", help="Tune every mode first, all alike: 'optimizer.lr=0.05,0.1; epsilon=0.1,0.3'."),
@@ -82,16 +79,3 @@ def with_parameters(parameters: Sequence[Parameter]) -> Callable[[Callable[..., 
         return called
 
     return decorate
-
-
-def taking_traceback(function: Callable[..., None]) -> Callable[..., None]:
-    """The command with --traceback as one option more. What it says is read from the command line itself."""
-    parameters = signature(function, eval_str=True).parameters.values()
-    own = Parameter("traceback", Parameter.KEYWORD_ONLY, default=False, annotation=Traceback)
-
-    @with_parameters([*parameters, own])
-    @wraps(function)
-    def called(traceback: bool, **values: Any) -> None:
-        function(**values)
-
-    return called

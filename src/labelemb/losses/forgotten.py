@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from labelemb.losses.calls import (
     is_due,
-    is_training_call,
     parameter_behind,
     sample,
     trainable_parameters,
@@ -47,8 +46,8 @@ class ForgottenParameters:
         self._moved: set[str] = set()
 
     def check(self, criterion: nn.Module, logits: Tensor) -> None:
-        """Count one call; where a look is due, take it."""
-        if self._is_settled or not is_training_call(criterion, logits):
+        """Count one training call; where a look is due, take it."""
+        if self._is_settled:
             return
         if is_due(self._num_calls):
             self._look(criterion, logits)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from labelemb.losses.calls import (
     is_due,
-    is_training_call,
     parameter_behind,
     sample,
     trainable_parameters,
@@ -43,8 +42,8 @@ class RankAgreement:
         return RankAgreement, ()  # a copy is another criterion, with a number of its own
 
     def check(self, criterion: nn.Module, logits: Tensor) -> None:
-        """Count one call; where a look is due, take it."""
-        if self._is_settled or not is_training_call(criterion, logits):
+        """Count one training call; where a look is due, take it."""
+        if self._is_settled:
             return
         if is_due(self._num_calls) and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             self._look(criterion, logits)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from labelemb.losses.arguments import check_call, check_reduction, checked_class_weight, refuse_unknown
+from labelemb.losses.calls import is_training_call
 from labelemb.losses.forgotten import ForgottenParameters
 from labelemb.losses.items import Items, Reduction, expected, targets_and_factors
 from labelemb.losses.large.label_plan import LabelPlan
@@ -144,9 +145,10 @@ class SoftLabelLoss(WideBuffers, ABC):
         return Items(target, self.class_weight, self.ignore_index, num_items, self.reduction)
 
     def notice_call(self, logits: Tensor) -> None:
-        """Let the two warnings look on: parameters without an optimiser, ranks that drift apart."""
-        self.forgotten.check(self, logits)
-        self.ranks.check(self, logits)
+        """Let the two warnings look on where a call trains: parameters without an optimiser, ranks that drift apart."""
+        if is_training_call(self, logits):
+            self.forgotten.check(self, logits)
+            self.ranks.check(self, logits)
 
     def _terms_and_total(
         self, logits: Tensor, target: Tensor, features: Tensor | None, num_items: Tensor | int | None
