@@ -5,8 +5,6 @@ generator it is given and from nothing else. With a CPU generator the draws are 
 seed means the same augmentation on every device; with a generator of the images' device nothing is moved.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """How right and how well calibrated a classifier is: error, negative log-likelihood, calibration, confusions."""
 
-from __future__ import annotations
-
 import math
 
 import torch

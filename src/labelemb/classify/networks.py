@@ -4,8 +4,6 @@ Convolutions start He-normal (fan out, gain of the rectifier) with zero bias, ba
 as PyTorch's `nn.Linear` does. All draws come from PyTorch's default generator: seed it before building.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from abc import ABC, abstractmethod

@@ -1,7 +1,5 @@
 """Networks of the user's own, named on the command line, with their features caught on the way."""
 
-from __future__ import annotations
-
 import copy
 import importlib
 import inspect

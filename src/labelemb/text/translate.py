@@ -1,7 +1,5 @@
 """A trained network with its vocabularies: raw lines in, raw lines out."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ A folder holds `metadata.json`, `source.vocabulary.json`, `target.vocabulary.jso
 the end, int64); for `valid` and `test` also the raw lines, `SPLIT.SIDE.txt`, to score against.
 """
 
-from __future__ import annotations
-
 import gzip
 import json
 import zlib
@@ -37,11 +35,11 @@ Integers = NDArray[np.int64]
 class Batch(NamedTuple):
     """B pairs, padded with 0. The source carries no `</s>`; S and T are the longest of the batch, T with `</s>`."""
 
-    source: Tensor  # (B, S) int64
-    source_lengths: Tensor  # (B,) int64
-    target_in: Tensor  # (B, T) int64, begins with <s>
-    target_out: Tensor  # (B, T) int64, ends in </s>
-    target_lengths: Tensor  # (B,) int64, </s> counted
+    source: "Tensor"  # (B, S) int64
+    source_lengths: "Tensor"  # (B,) int64
+    target_in: "Tensor"  # (B, T) int64, begins with <s>
+    target_out: "Tensor"  # (B, T) int64, ends in </s>
+    target_lengths: "Tensor"  # (B,) int64, </s> counted
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class Side:
     offsets: Integers
 
     @classmethod
-    def encode(cls, vocabulary: Vocabulary, lines: Sequence[str]) -> Side:
+    def encode(cls, vocabulary: Vocabulary, lines: Sequence[str]) -> "Side":
         """Raw lines in memory, as they are encoded on disk."""
         tokens, lengths = vocabulary.encode_lines(lines)
         return cls(tokens, np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))
@@ -98,7 +96,7 @@ class Corpus:
     test: Split | None
 
     @classmethod
-    def load(cls, folder: Path | str) -> Corpus:
+    def load(cls, folder: Path | str) -> "Corpus":
         """Maps a corpus into memory; only vocabularies, offsets and the raw development and test lines are read.
 
         Raises:

@@ -1,7 +1,5 @@
 """Parallel text, or LCSTS, to an encoded corpus: `labelemb preprocess`."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
