@@ -33,7 +33,7 @@ class ClassificationMetrics:
         self._target: list[Tensor] = []
 
     def update(self, logits: Tensor, target: Tensor) -> None:
-        """Adds N items, without waiting for the device.
+        """Add N items, without waiting for the device.
 
         Args:
             logits: (N, C) floating point; half precision is raised to float32.

@@ -97,7 +97,7 @@ class Corpus:
 
     @classmethod
     def load(cls, folder: Path | str) -> "Corpus":
-        """Maps a corpus into memory; only vocabularies, offsets and the raw development and test lines are read.
+        """Map a corpus into memory; only vocabularies, offsets and the raw development and test lines are read.
 
         Raises:
             InputError: the folder holds no corpus, one of another version, or a damaged one.
@@ -243,7 +243,7 @@ class SplitWriter:
             offsets.append(np.zeros(1, np.int64))
 
     def append(self, side: int, tokens: Ids, lengths: Integers, lines: Sequence[str]) -> None:
-        """Adds lines to side 0 (source) or 1 (target): tokens (sum of lengths,), lengths (N,), raw lines (N,)."""
+        """Add lines to side 0 (source) or 1 (target): tokens (sum of lengths,), lengths (N,), raw lines (N,)."""
         self._offsets[side].append(self._tokens[side].count + np.cumsum(lengths))
         self._tokens[side].append(tokens)
         text = self._texts[side]
@@ -251,7 +251,7 @@ class SplitWriter:
             text.writelines(f"{line}\n" for line in lines)
 
     def close(self) -> None:
-        """Ends all files."""
+        """End all files."""
         for writer in (*self._tokens, *self._offsets, *self._texts):
             if writer is not None:
                 writer.close()

@@ -154,12 +154,12 @@ class Vocabulary:
         return hashlib.sha256(self._content().encode()).hexdigest()
 
     def save(self, path: Path | str) -> None:
-        """Writes the vocabulary as JSON: all of it, or nothing."""
+        """Write the vocabulary as JSON: all of it, or nothing."""
         write_atomically(Path(path), self._content().encode())
 
     @classmethod
     def load(cls, path: Path | str) -> "Vocabulary":
-        """Reads what `save` wrote.
+        """Read what `save` wrote.
 
         Raises:
             InputError: there is no such file, or it is something else.
