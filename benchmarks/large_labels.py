@@ -17,15 +17,14 @@ features, R rank, U distinct labels.
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from benchmarks.peak_memory import peak_bytes
+from benchmarks.measure import environment_of, in_own_process, in_turn, peak_bytes, synchronize, write_results
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -129,10 +128,10 @@ VARIANTS |= {"direct": direct, "fused": fused}
 
 def step_seconds(variant: str, problem: Problem) -> float:
     """One forward and backward; the gradients are dropped again."""
-    synchronize(problem.features)
+    synchronize(problem.features.device)
     start = time.perf_counter()
     VARIANTS[variant](problem).backward()  # type: ignore[no-untyped-call]
-    synchronize(problem.features)
+    synchronize(problem.features.device)
     seconds = time.perf_counter() - start
     for tensor in parameters(problem):
         tensor.grad = None
@@ -143,20 +142,10 @@ def parameters(problem: Problem) -> list[Tensor]:
     return [problem.features, *problem.head.parameters(), *problem.criterion.parameters()]
 
 
-def synchronize(tensor: Tensor) -> None:
-    if tensor.device.type == "cuda":
-        torch.cuda.synchronize()
-
-
 def paired_seconds(variants: list[str], problem: Problem, rounds: int) -> dict[str, list[float]]:
     """Seconds of each variant in each round, one round for warming up left out."""
-    seconds: dict[str, list[float]] = {variant: [] for variant in variants}
-    for index in range(rounds + 1):
-        for variant in variants if index % 2 else reversed(variants):
-            elapsed = step_seconds(variant, problem)
-            if index:
-                seconds[variant].append(elapsed)
-    return seconds
+    seconds = in_turn({variant: partial(step_seconds, variant, problem) for variant in variants}, rounds + 1)
+    return {variant: values[1:] for variant, values in seconds.items()}
 
 
 def step_memory(variant: str, size: Size, device: str) -> dict[str, float]:
@@ -166,7 +155,7 @@ def step_memory(variant: str, size: Size, device: str) -> dict[str, float]:
     before = peak_bytes(torch.device(device))
     start = time.perf_counter()
     VARIANTS[variant](problem).backward()  # type: ignore[no-untyped-call]
-    synchronize(problem.features)
+    synchronize(problem.features.device)
     seconds = time.perf_counter() - start
     growth = peak_bytes(torch.device(device)) - before
     held = [tensor.grad.nbytes for tensor in parameters(problem) if tensor.grad is not None]
@@ -181,9 +170,7 @@ def step_memory(variant: str, size: Size, device: str) -> dict[str, float]:
 
 def memory_in_own_process(variant: str, size: Size, device: str) -> dict[str, float]:
     request = json.dumps([variant, list(size), device, torch.get_num_threads()])
-    command = [sys.executable, "-m", "benchmarks.large_labels", "--measure-memory", request]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    answer: dict[str, float] = json.loads(result.stdout)
+    answer: dict[str, float] = in_own_process("benchmarks.large_labels", "--measure-memory", request)
     return answer
 
 
@@ -256,11 +243,10 @@ def main() -> None:
         print(json.dumps(step_memory(variant, Size(*size), device)))
         return
     torch.set_num_threads(options.threads)
+    environment = environment_of("benchmarks.large_labels", torch.device(options.device))
     rows = run(options.size, options.device, options.rounds)
-    if options.output is not None:
-        settings = {"device": options.device, "threads": options.threads, "rounds": options.rounds}
-        report = {"size": options.size, "torch": torch.__version__, **settings, "rows": rows}
-        options.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    results = {"environment": environment, "size": options.size, "rounds": options.rounds, "rows": rows}
+    write_results(options.output, results)
 
 
 if __name__ == "__main__":

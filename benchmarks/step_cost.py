@@ -13,18 +13,16 @@ same device; with --loop the time of benchmarks/straightforward_loop.py on the s
 import argparse
 import itertools
 import json
-import shlex
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from benchmarks.peak_memory import peak_bytes
+from benchmarks.measure import environment_of, in_own_process, in_turn, peak_bytes, synchronize, write_results
 from benchmarks.straightforward_loop import ImageDataset, StraightforwardLoop
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -34,7 +32,7 @@ from labelemb.classify.task import ClassifyTask
 from labelemb.run_folder import RunFolder
 from labelemb.settings.config import ClassifySettings
 from labelemb.settings.recipe import load_recipe
-from labelemb.training.device import choose_device, describe_environment
+from labelemb.training.device import choose_device
 from labelemb.training.engine import Loop
 
 MODES = ("baseline", "emb")
@@ -101,22 +99,13 @@ def random_images(network: Network, num_images: int) -> ImageData:
     return ImageData(split, None, split, [str(label) for label in range(network.num_classes)], scale=255.0)
 
 
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def paired_seconds(both: dict[str, Steps], num_blocks: int, block_seconds: float) -> dict[str, list[float]]:
     """Seconds a step of each mode in each block; first steps warm up and set how many steps make a block."""
     for steps in both.values():
         steps.seconds_per_step(20 if steps.device.type == "cuda" else 3)  # compiles and allocates
     slowest = max(steps.seconds_per_step(3) for steps in both.values())
     num_steps = max(1, round(block_seconds / slowest))
-    seconds: dict[str, list[float]] = {mode: [] for mode in both}
-    for block in range(num_blocks):
-        for mode in both if block % 2 else reversed(both):
-            seconds[mode].append(both[mode].seconds_per_step(num_steps))
-    return seconds
+    return in_turn({mode: partial(steps.seconds_per_step, num_steps) for mode, steps in both.items()}, num_blocks)
 
 
 def matrix_product_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -146,12 +135,13 @@ def straightforward_seconds(steps: Steps, num_rounds: int) -> tuple[list[float],
     task = ClassifyTask(steps.settings, inputs, steps.device, steps.task.folder)  # fresh weights
     dataset = ImageDataset(steps.data.train, augment=augment)
     network = task.module.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    plain = StraightforwardLoop(network, task.module.criterion, dataset, steps.settings.batch_size, steps.device)
+    batch_size, device = steps.settings.batch_size, steps.device
+    straightforward = StraightforwardLoop(network, task.module.criterion, dataset, batch_size, device)
     ours, theirs = [], []
     for _ in range(num_rounds):
         ours.append(steps.seconds_per_step(LOOP_BATCHES - LOOP_WARM))
         as_set, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False  # most tutorials leave it so
-        theirs.append(plain.seconds_per_step(LOOP_WARM))
+        theirs.append(straightforward.seconds_per_step(LOOP_WARM))
         torch.backends.cudnn.benchmark = as_set
     return ours, theirs
 
@@ -159,9 +149,8 @@ def straightforward_seconds(steps: Steps, num_rounds: int) -> tuple[list[float],
 def memory_in_own_process(name: str, mode: str, options: argparse.Namespace) -> int:
     request = json.dumps([name, mode])
     arguments = ["--measure-memory", request, f"--device={options.device}", f"--threads={options.threads}"]
-    command = [sys.executable, "-m", "benchmarks.step_cost", *arguments, f"--precision={options.precision}"]
-    result = subprocess.run([*command, *options.overrides], stdout=subprocess.PIPE, text=True, check=True)
-    return int(result.stdout)
+    arguments += [f"--precision={options.precision}", *options.overrides]
+    return int(in_own_process("benchmarks.step_cost", *arguments))
 
 
 def measure(name: str, device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
@@ -249,16 +238,12 @@ def main() -> None:
             steps.seconds_per_step(3)
         print(peak_bytes(device))
         return
-    environment = describe_environment(device) | {
-        "command": shlex.join(["python", "-m", "benchmarks.step_cost", *sys.argv[1:]])
-    }
+    environment = environment_of("benchmarks.step_cost", device)
     rows = []
     for name in options.networks.split(","):
         rows.append(measure(name, device, options))
         print_row(rows[-1])
-    if options.output is not None:
-        report = {"environment": environment, "precision": options.precision, "rows": rows}
-        options.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_results(options.output, {"environment": environment, "precision": options.precision, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ peak memory is that of one side. Without --run the beam searches with a network 
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,7 +18,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import torch
-from benchmarks.peak_memory import peak_bytes
+from benchmarks.measure import environment_of, in_own_process, peak_bytes, write_results
 from benchmarks.stepwise_text import direct_baseline, direct_label_embedding, object_beam_search, stepwise_features
 from torch import Tensor
 
@@ -62,14 +61,12 @@ def main() -> None:
     _check_training(options)
     _check_decoding(options)
     results = {
-        "torch": torch.__version__,
-        "threads": options.threads,
+        "environment": environment_of("benchmarks.text_speed", torch.device("cpu")),
         "size": SIZES[options.size]._asdict(),
         "trained": options.run is not None,
     } | {work: _compare(work, options) for work in options.work}
     print(json.dumps(results, indent=1))
-    if options.output is not None:
-        options.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_results(options.output, results)
 
 
 def _options() -> argparse.Namespace:
@@ -95,9 +92,7 @@ def _compare(work: str, options: argparse.Namespace) -> dict[str, Any]:
     rows: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
     for _ in range(options.rounds):
         for side in SIDES:
-            command = [sys.executable, "-m", "benchmarks.text_speed", *sys.argv[1:], "--worker", work, "--side", side]
-            output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            rows[side].append(json.loads(output.splitlines()[-1]))
+            rows[side].append(in_own_process("benchmarks.text_speed", *sys.argv[1:], "--worker", work, "--side", side))
             print(work, side, rows[side][-1], file=sys.stderr)
     ratios = [new["rate"] / old["rate"] for old, new in zip(rows["stepwise"], rows["labelemb"], strict=True)]
     result: dict[str, Any] = {

@@ -17,8 +17,8 @@ from tests.small_runs import SMALL
 from labelemb import LabelEmbeddingLoss
 from labelemb import __main__ as cli
 from labelemb.experiments import workers
-from labelemb.experiments.comparison import Standing, standing
 from labelemb.experiments.job import Job, execute
+from labelemb.experiments.standing import Standing, standing
 from labelemb.settings.recipe import recipe_names
 
 ROOT = Path(__file__).parent.parent
@@ -50,10 +50,10 @@ def mean_of_runs(recipe: str, mode: str, column: str) -> float:
     return statistics.fmean(json.loads(path.read_text(encoding="utf-8").splitlines()[-1])[column] for path in files)
 
 
-def in_this_process(jobs: list[Job], num_workers: int, report: Callable[[Standing], None]) -> None:
+def in_this_process(jobs: list[Job], num_workers: int, progress: Callable[[Standing], None]) -> None:
     for job in jobs:
         execute(job)
-    report(standing(jobs))
+    progress(standing(jobs))
 
 
 def test_the_readme_shows_something_to_run() -> None:

@@ -31,11 +31,20 @@ def input_errors(origin: str = "") -> Iterator[None]:
         raise InputError(f"{origin}{error}") from error
 
 
+def first_line(error: BaseException) -> str:
+    """Of its message, or its class where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def named_line(error: BaseException) -> str:
+    """The class of an error, and the first line of its message where it has one."""
+    name = type(error).__name__
+    return f"{name}: {first_line(error)}" if str(error).strip() else name
+
+
 def described(error: BaseException) -> str:
     """One line on an error that nobody expected: class, first line of its message, where in labelemb it arose."""
-    message = next(iter(str(error).splitlines()), "")
-    name = type(error).__name__
-    return " ".join(part for part in (f"{name}: {message}" if message else name, _place(error)) if part)
+    return f"{named_line(error)} {_place(error)}".rstrip()
 
 
 def _place(error: BaseException) -> str:

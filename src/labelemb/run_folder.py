@@ -28,7 +28,7 @@ from typing import Any
 
 import yaml
 
-from labelemb.errors import InputError
+from labelemb.errors import InputError, first_line
 from labelemb.files import named, read_json, remove_temporary_files, write_atomically, write_json
 
 TABLE_FILE = "label_embedding.safetensors"
@@ -75,7 +75,7 @@ class RunFolder:
         try:
             config = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
         except (yaml.YAMLError, ValueError) as error:
-            raise InputError(f"{self.path / 'config.yaml'} is damaged: {_first_line(error)}") from error
+            raise InputError(f"{self.path / 'config.yaml'} is damaged: {first_line(error)}") from error
         if not isinstance(config, dict):
             raise InputError(f"{self.path / 'config.yaml'} is damaged: a mapping of settings was expected")
         return config
@@ -141,7 +141,7 @@ class RunFolder:
             except ValueError as error:
                 if number == len(lines):
                     break
-                raise InputError(f"{path} is damaged at line {number}: {_first_line(error)}") from error
+                raise InputError(f"{path} is damaged at line {number}: {first_line(error)}") from error
             if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
                 raise InputError(f"{path} is damaged at line {number}: a row with its epoch was expected")
             rows.append(row)
@@ -231,7 +231,3 @@ def _metrics_line(row: Mapping[str, Any]) -> str:
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
     }
     return json.dumps(finite, allow_nan=False) + "\n"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

@@ -1,7 +1,5 @@
 """Batch transforms against loops over single images and pixels."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Error, likelihood, calibration and confusions against loops in float64."""
 
-from __future__ import annotations
-
 import json
 import math
 

@@ -1,7 +1,5 @@
 """Networks: the paper's sizes, one contract for all."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

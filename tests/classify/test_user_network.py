@@ -1,7 +1,5 @@
 """Networks of the user's: features caught on their way into the last layer, and what is no classifier refused."""
 
-from __future__ import annotations
-
 import copy
 import sys
 from collections.abc import Callable

@@ -7,7 +7,7 @@ import pytest
 from tests.small_runs import SMALL, small_job, small_run
 
 from labelemb.errors import InputError
-from labelemb.experiments.comparison import Standing, standing
+from labelemb.experiments.standing import Standing, standing
 from labelemb.settings.recipe import load_comparison, read_comparison
 
 
@@ -61,7 +61,7 @@ def test_standing_counts_epochs_of_all_runs(tmp_path: Path) -> None:
     small_run(tmp_path, seed=0)
     jobs[1].folder.write_config({})
     jobs[1].folder.write_metrics([{"epoch": 1}])
-    assert standing(jobs) == Standing(finished=jobs[:1], running=1, total=4, progress=(1 + 1 / 3) / 4)
+    assert standing(jobs) == Standing(finished=jobs[:1], running=1, total=4, share=(1 + 1 / 3) / 4)
 
 
 def test_what_is_added_to_one_run_comes_after_the_options_of_all() -> None:

@@ -14,8 +14,8 @@ from tests.small_runs import SMALL, bits, small_job, small_run, small_settings
 from labelemb import LabelTable
 from labelemb.classify.image_inputs import load_image_inputs
 from labelemb.errors import InputError
-from labelemb.experiments.comparison import Standing
 from labelemb.experiments.job import Job, execute, plan
+from labelemb.experiments.standing import Standing
 from labelemb.experiments.tasks import TASKS
 from labelemb.experiments.workers import execute_all
 from labelemb.run_folder import RunFolder

@@ -14,8 +14,8 @@ from labelemb import __main__ as cli
 from labelemb.classify.image_inputs import ImageInputs
 from labelemb.errors import InputError, RunFailed
 from labelemb.experiments import workers
-from labelemb.experiments.comparison import Standing, standing
 from labelemb.experiments.job import Job, execute
+from labelemb.experiments.standing import Standing, standing
 from labelemb.experiments.tuning import Rule, parse_grid
 from labelemb.experiments.tuning_runs import plan_tuning, record, value_of
 from labelemb.run_folder import RunFolder

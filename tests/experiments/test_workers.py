@@ -17,8 +17,8 @@ from tests.small_runs import SMALL, small_job, what_was_learned
 from labelemb import __main__ as cli
 from labelemb.errors import InputError, RunFailed
 from labelemb.experiments import workers
-from labelemb.experiments.comparison import Standing
 from labelemb.experiments.job import Job, execute
+from labelemb.experiments.standing import Standing
 from labelemb.experiments.workers import execute_all
 from labelemb.run_folder import RunFolder
 from labelemb.training.engine import Loop
@@ -45,8 +45,8 @@ def test_two_processes_do_the_same_as_one(tmp_path: Path, monkeypatch: pytest.Mo
     ]
     seen: list[Standing] = []
     execute_all(together, 2, seen.append)
-    assert seen[0] == Standing(finished=[], running=0, total=4, progress=0.0)
-    assert seen[-1] == Standing(finished=together, running=0, total=4, progress=1.0)
+    assert seen[0] == Standing(finished=[], running=0, total=4, share=0.0)
+    assert seen[-1] == Standing(finished=together, running=0, total=4, share=1.0)
     for one, other in zip(alone, together, strict=True):
         assert what_was_learned(one.folder) == what_was_learned(other.folder)
         assert one.folder.environment["jobs"] == 1

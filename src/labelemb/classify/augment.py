@@ -1,11 +1,10 @@
 """Transforms of a whole batch of images at once, on the device where the images lie.
 
-Images are uint8 (N, channels, H, W) until `normalize` makes them float32. Every random transform draws from the
-generator it is given and from nothing else. With a CPU generator the draws are made on the host and moved, so that a
-seed means the same augmentation on every device; with a generator of the images' device nothing is moved.
+Images (N, channels, H, W) stay as they are stored, uint8 or float32, until `normalize` makes inputs of them, which are
+float32. Every random transform draws from the generator it is given and from nothing else. With a CPU generator the
+draws are made on the host and moved, so that a seed means the same augmentation on every device; with a generator of
+the images' device nothing is moved.
 """
-
-from __future__ import annotations
 
 import math
 
@@ -62,10 +61,10 @@ def normalize(images: Tensor, mean: Tensor, std: Tensor, *, channels_last: bool 
 def channel_statistics(images: Tensor, *, chunk_size: int = 1000) -> tuple[Tensor, Tensor]:
     """Mean and deviation of each channel's pixels, in their own units, over all images.
 
-    Sums are exact: whole numbers in float64. A channel without variation gets deviation 1: `normalize` makes it 0.
+    Sums are in float64, and exact for uint8. A channel without variation gets deviation 1: `normalize` makes it 0.
 
     Args:
-        images: (N, channels, H, W) uint8, N at least 1.
+        images: (N, channels, H, W), uint8 or float32, N at least 1.
         chunk_size: images converted to float64 at a time.
 
     Returns:
@@ -167,8 +166,8 @@ def _draw_weight(alpha: float, generator: torch.Generator) -> float:
 
 
 def _draw_interval(size: int, length: int, generator: torch.Generator) -> slice:
-    centre = int(torch.randint(size, (), generator=generator, device=generator.device))
-    return slice(max(centre - length // 2, 0), min(centre - length // 2 + length, size))
+    center = int(torch.randint(size, (), generator=generator, device=generator.device))
+    return slice(max(center - length // 2, 0), min(center - length // 2 + length, size))
 
 
 def _blended_targets(targets: Tensor, partners: Tensor, num_classes: int, weight: float) -> Tensor:

@@ -15,7 +15,7 @@ _EXAMPLES_PER_LABEL = 4
 
 
 @dataclass(frozen=True)
-class Standardiser:
+class Standardizer:
     """Images as stored -> float32 inputs: less the mean (channels,), over the deviation (channels,)."""
 
     mean: Tensor
@@ -32,7 +32,7 @@ class ImageInputsSplit:
     """See labelemb.classify.data.ClassifySplit."""
 
     stored: ImageSplit
-    standardise: Standardiser
+    standardize: Standardizer
 
     @property
     def labels(self) -> Tensor:
@@ -44,7 +44,7 @@ class ImageInputsSplit:
 
     def inputs(self, part: slice) -> Tensor:
         """Images of a slice, never augmented."""
-        return self.standardise(self.stored.images[part])
+        return self.standardize(self.stored.images[part])
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ImageInputs:
 
     data: ImageData
     augment: AugmentSettings
-    standardise: Standardiser
+    standardize: Standardizer
 
     @classmethod
     def of(cls, data: ImageData, augment: AugmentSettings) -> "ImageInputs":
@@ -62,7 +62,7 @@ class ImageInputs:
         mean, std = torch.zeros(channels), torch.full((channels,), data.scale)
         if augment.normalize:
             mean, std = channel_statistics(data.train.images)
-        return cls(data, augment, Standardiser(mean, std))
+        return cls(data, augment, Standardizer(mean, std))
 
     @property
     def label_names(self) -> list[str]:
@@ -77,17 +77,17 @@ class ImageInputs:
     @property
     def train(self) -> ImageInputsSplit:
         """The images trained on, as they are."""
-        return ImageInputsSplit(self.data.train, self.standardise)
+        return ImageInputsSplit(self.data.train, self.standardize)
 
     @property
     def validation(self) -> ImageInputsSplit | None:
         """The images held out, if any are."""
-        return None if self.data.validation is None else ImageInputsSplit(self.data.validation, self.standardise)
+        return None if self.data.validation is None else ImageInputsSplit(self.data.validation, self.standardize)
 
     @property
     def test(self) -> ImageInputsSplit:
         """The test images."""
-        return ImageInputsSplit(self.data.test, self.standardise)
+        return ImageInputsSplit(self.data.test, self.standardize)
 
     def inputs(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Augmented training images and their targets: (B,) labels, or (B, C) probabilities with mixup or CutMix."""
@@ -96,7 +96,7 @@ class ImageInputs:
             images = random_crop(images, self.augment.crop, generator)
         if self.augment.flip:
             images = random_flip(images, generator)
-        inputs = self.standardise(images)
+        inputs = self.standardize(images)
         if self.augment.mixup:
             return mixup(inputs, labels, self.data.num_classes, self.augment.mixup, generator)
         if self.augment.cutmix:
@@ -105,8 +105,8 @@ class ImageInputs:
 
     def to(self, device: torch.device, *, channels_last: bool) -> "ImageInputs":
         """The same images on a device."""
-        mean, std = self.standardise.mean.to(device), self.standardise.std.to(device)
-        return replace(self, data=self.data.to(device), standardise=Standardiser(mean, std, channels_last))
+        mean, std = self.standardize.mean.to(device), self.standardize.std.to(device)
+        return replace(self, data=self.data.to(device), standardize=Standardizer(mean, std, channels_last))
 
     def examples(self, folder: Path) -> None:
         """Write the first test images of every label as pictures."""

@@ -1,4 +1,4 @@
-"""Image data sets as uint8 tensors: read once through Hugging Face `datasets`, cached, then kept on the device."""
+"""Image data sets as tensors: read once through Hugging Face `datasets`, cached, then kept on the device."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from labelemb.classify.held_out import drawn_of_each_label
-from labelemb.errors import InputError
+from labelemb.errors import InputError, first_line
 from labelemb.files import write_atomically
 from labelemb.settings.config import ImageDataSettings
 
@@ -174,7 +174,7 @@ def _decoded(source: dict[str, Any], settings: ImageDataSettings, cache: Path) -
         raise
     except Exception as error:  # pyarrow, Pillow and datasets each have their own for a damaged file
         cause = error.__cause__ or error
-        raise InputError(f"{settings.path or settings.source} cannot be read: {_first_line(cause)}") from None
+        raise InputError(f"{settings.path or settings.source} cannot be read: {first_line(cause)}") from None
     data = ImageData(parts["train"], None, parts["test"], names, scale=255.0)
     _check(data, str(settings.path or settings.source))
     try:
@@ -236,7 +236,7 @@ def _read_cache(path: Path) -> ImageData:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
-        raise InputError(f"{path} is not a whole safetensors file: {_first_line(error)}") from None
+        raise InputError(f"{path} is not a whole safetensors file: {first_line(error)}") from None
     expected = ["test_images", "test_labels", "train_images", "train_labels"]
     found = metadata.get("format"), metadata.get("version")
     if found != (_FORMAT, _VERSION) or sorted(tensors) != expected:
@@ -291,7 +291,3 @@ def _cache_folder() -> Path:
     """LABELEMB_CACHE, else the user's cache."""
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "labelemb"
     return Path(os.environ.get("LABELEMB_CACHE", default))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

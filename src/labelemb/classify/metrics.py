@@ -1,7 +1,5 @@
 """How right and how well calibrated a classifier is: error, negative log-likelihood, calibration, confusions."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -35,7 +33,7 @@ class ClassificationMetrics:
         self._target: list[Tensor] = []
 
     def update(self, logits: Tensor, target: Tensor) -> None:
-        """Adds N items, without waiting for the device.
+        """Add N items, without waiting for the device.
 
         Args:
             logits: (N, C) floating point; half precision is raised to float32.

@@ -4,8 +4,6 @@ Convolutions start He-normal (fan out, gain of the rectifier) with zero bias, ba
 as PyTorch's `nn.Linear` does. All draws come from PyTorch's default generator: seed it before building.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from abc import ABC, abstractmethod
@@ -80,7 +78,7 @@ class MnistCNN(Classifier):
         self.conv2 = nn.Conv2d(32, 64, kernel_size=5, padding="same")
         self.hidden = nn.Linear(64 * (height // 4) * (width // 4), self.num_features)
         self.head = nn.Linear(self.num_features, num_classes)
-        _initialise_convolutions(self)
+        _initialize_convolutions(self)
 
     def features(self, inputs: Tensor) -> Tensor:
         """The hidden layer, (N, 1024), of images (N, channels, H, W)."""
@@ -151,7 +149,7 @@ class ResNet(Classifier):
         cells = 1 if pool is None else (math.ceil(height / scale) // pool) * (math.ceil(width / scale) // pool)
         self.num_features = in_channels * cells
         self.head = nn.Linear(self.num_features, num_classes)
-        _initialise_convolutions(self)
+        _initialize_convolutions(self)
 
     def features(self, inputs: Tensor) -> Tensor:
         """The pooled maps of the last stage, (N, D), of images (N, channels, H, W)."""
@@ -193,7 +191,7 @@ def _image_shape(input_shape: Sequence[int], smallest: int) -> tuple[int, int, i
     return channels, height, width
 
 
-def _initialise_convolutions(network: nn.Module) -> None:
+def _initialize_convolutions(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

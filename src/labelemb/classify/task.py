@@ -137,8 +137,7 @@ def make_network(settings: ClassifierSettings, shape: tuple[int, ...], num_class
     """The network that a recipe or --model names, from torch's current random state.
 
     Raises:
-        InputError: there is none of that name, or it lacks a setting.
-        ValueError: it does not take inputs of this shape.
+        InputError: there is none of that name, it has no such setting, or takes no inputs of this shape.
     """
     name = settings.name
     if ":" in name:

@@ -1,7 +1,5 @@
 """Networks of the user's own, named on the command line, with their features caught on the way."""
 
-from __future__ import annotations
-
 import copy
 import importlib
 import inspect
@@ -15,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from labelemb.classify.networks import Classifier
-from labelemb.errors import InputError
+from labelemb.errors import InputError, named_line
 
 
 class UserNetwork(Classifier):
@@ -70,7 +68,7 @@ class UserNetwork(Classifier):
         try:
             logits, features = self(self._zeros(input_shape))
         except Exception as error:  # a stranger's code may raise anything
-            raise ValueError(f"fails on two inputs of shape {tuple(input_shape)}: {_one_line(error)}") from error
+            raise ValueError(f"fails on two inputs of shape {tuple(input_shape)}: {named_line(error)}") from error
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         if got != (2, num_classes) or features.ndim != 2:
             raise ValueError(
@@ -129,7 +127,7 @@ def _imported_network(module: str, name: str, input_shape: Sequence[int], num_cl
     try:
         function = getattr(importlib.import_module(module), name, None)
     except Exception as error:  # a stranger's code may raise anything
-        raise ValueError(f"cannot import module {module}: {_one_line(error)}") from error
+        raise ValueError(f"cannot import module {module}: {named_line(error)}") from error
     if not callable(function):
         raise ValueError(f"module {module} has no function {name}")
     parameters = inspect.signature(function).parameters
@@ -144,7 +142,7 @@ def _imported_network(module: str, name: str, input_shape: Sequence[int], num_cl
     try:
         network = function(**arguments)
     except Exception as error:
-        raise ValueError(f"{name} failed: {_one_line(error)}") from error
+        raise ValueError(f"{name} failed: {named_line(error)}") from error
     if not isinstance(network, nn.Module):
         raise ValueError(f"expected {name} to return an nn.Module, got {type(network).__name__}")
     return network
@@ -158,9 +156,5 @@ def _timm_network(name: str, input_shape: Sequence[int], num_classes: int) -> nn
     try:
         network: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=input_shape[0])
     except Exception as error:
-        raise ValueError(f"timm cannot build {name}: {_one_line(error)}") from error
+        raise ValueError(f"timm cannot build {name}: {named_line(error)}") from error
     return network
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from labelemb.experiments.comparison import Standing
+    from labelemb.experiments.standing import Standing
     from labelemb.run_folder import RunFolder
 
 _REFRESH_SECONDS = 0.2
@@ -75,7 +75,7 @@ def comparison_progress(
             done = {job.folder.path: job for job in standing.finished}
             if standing.running or (told is not None and set(done) - told):
                 _say(lines)
-            bar.update(task, completed=standing.progress, message=f"{len(done)} of {standing.total} runs")
+            bar.update(task, completed=standing.share, message=f"{len(done)} of {standing.total} runs")
             told = set(done) if told is None or bar.console.is_terminal or quiet else told
             for path in [path for path in done if path not in told]:
                 told.add(path)

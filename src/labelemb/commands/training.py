@@ -122,7 +122,8 @@ def compare(
     num_workers = _num_workers(asked.first) if jobs is None else jobs
     records = _tune(trials, folder.name, num_workers, quiet)
     overrides_of_names = {name: overrides_of(each["chosen"]) for name, each in records.items()}
-    planned = [plan(each, output, resume=True, download=download) for each in asked.every(overrides_of_names)]
+    final_runs = asked.settings_of_runs(overrides_of_names)
+    planned = [plan(each, output, resume=True, download=download) for each in final_runs]
     if records:  # not before: where the final runs that are there were refused, it would tell of others
         write_records(folder, records)
     _compare(planned, folder, num_workers, quiet)
@@ -143,7 +144,7 @@ def _print_plan(asked: Comparison, trials: "list[Trials]") -> None:
         print(f"{each.name}: {sum(map(len, each.jobs))} runs of tuning")
         for point in each.points if each.jobs else []:
             print(f"    {folder_name(point)}")
-    for settings in [] if trials else asked.every():
+    for settings in [] if trials else asked.settings_of_runs():
         _print_settings(settings)
 
 

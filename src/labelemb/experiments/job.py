@@ -102,7 +102,7 @@ def _resumed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any
 
 
 def show_as_asked(job: Job) -> None:
-    """Let a finished run say what is to be shown of it, as asked now: that is no part of what was done."""
+    """Give a finished run the `report` settings asked for now: they change what is shown, not what was done."""
     asked = plain(job.settings)["report"]
     if job.folder.config.get("report") != asked:
         job.folder.write_config(job.folder.config | {"report": asked})

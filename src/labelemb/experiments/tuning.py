@@ -13,7 +13,7 @@ import yaml
 from labelemb.errors import InputError
 from labelemb.settings.config import Settings
 from labelemb.settings.variants import Variant, key_of
-from labelemb.settings.which_run import KEYS
+from labelemb.settings.which_run import KEYS, is_within
 
 Grid = dict[str, list[Any]]
 """Keys as they were given, each with its values."""
@@ -108,9 +108,9 @@ def check_grid(grid: Grid, variants: Sequence[Variant], known: Iterable[str]) ->
         variants: those compared.
         known: every dotted key of the recipe.
     """
-    tunable = [key for key in known if not _is_within(key, _not_tuned()) and _tuned(key, variants)]
+    tunable = [key for key in known if _is_of_training(key) and _tuned(key, variants)]
     for place, key in enumerate(grid):
-        if _is_within(key, _not_tuned()):
+        if not _is_of_training(key):
             raise InputError(f"--tune {key}: it is not how a network is trained, and so not tuned")
         full = _tuned(key, variants)
         if not full or not full <= {*tunable}:
@@ -126,12 +126,10 @@ def _tuned(key: str, variants: Sequence[Variant]) -> set[str]:
     return {full for variant in variants for point in points({key: [None]}, variant) for full in point}
 
 
-def _is_within(key: str, names: Sequence[str]) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in names)
-
-
-def _not_tuned() -> list[str]:
-    return [*_DECIDE_WHAT_IS_MEASURED, *(key.name for key in KEYS)]
+def _is_of_training(key: str) -> bool:
+    """Whether a setting decides how a network is trained, and so may be tuned."""
+    others = [*_DECIDE_WHAT_IS_MEASURED, *(each.name for each in KEYS)]
+    return not any(is_within(key, name) for name in others)
 
 
 def _nearest(key: str, known: Sequence[str]) -> str:

@@ -65,14 +65,14 @@ def plan_tuning(
 
 
 def _trials(
-    comparison: Comparison, variant: Variant, every: list[Point], num_runs: int, output: Path, download: bool
+    comparison: Comparison, variant: Variant, tried: list[Point], num_runs: int, output: Path, download: bool
 ) -> Trials:
     def job(point: Point, seed: int) -> Job:
         more = [*overrides_of(point), *_held_out(comparison), f"tuning='{folder_name(point)}'"]
         return plan(comparison.settings(variant, seed, more), output, resume=True, download=download)
 
-    jobs = [[job(point, seed) for seed in range(num_runs)] for point in every] if len(every) > 1 else []
-    return Trials(variant.name, every, jobs, rule(comparison.first))
+    jobs = [[job(point, seed) for seed in range(num_runs)] for point in tried] if len(tried) > 1 else []
+    return Trials(variant.name, tried, jobs, rule(comparison.first))
 
 
 def _held_out(comparison: Comparison) -> list[str]:

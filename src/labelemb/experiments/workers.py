@@ -12,8 +12,8 @@ from threading import Thread
 from traceback import format_exception
 
 from labelemb.errors import InputError, RunFailed, described
-from labelemb.experiments.comparison import Standing, standing
 from labelemb.experiments.job import Job, execute, show_as_asked
+from labelemb.experiments.standing import Standing, standing
 from labelemb.files import describe_lack_of_space, is_out_of_space
 from labelemb.training.stopping import Stopped, StopSignals
 

@@ -55,7 +55,7 @@ def parameter_behind(logits: Tensor) -> Tensor | None:
         if node is None or node in seen:
             continue
         seen.add(node)
-        variable: Tensor | None = getattr(node, "variable", None)
+        variable: Tensor | None = getattr(node, "variable", None)  # of AccumulateGrad, the node of a leaf
         if variable is not None:
             return variable if is_present(variable) and not hasattr(variable, "to_local") else None
         stack.extend(next_node for next_node, _ in reversed(node.next_functions))

@@ -105,9 +105,16 @@ class _IndexTerms(torch.autograd.Function):
                 gradients[2] = (soft_labels - tempered).mul_(match * matched)
         if any(grad is not None for grad in grad_probs):
             pairs = zip((probs, aux_probs, soft_labels), grad_probs, strict=True)
-            through = [None if grad is None else _through_softmax(p, grad) for p, grad in pairs]
-            gradients = [b if a is None else a if b is None else a + b for a, b in zip(gradients, through, strict=True)]
+            through = [None if grad is None else _through_softmax(softmax, grad) for softmax, grad in pairs]
+            gradients = [_added(one, other) for one, other in zip(gradients, through, strict=True)]
         return *(None if gradient is None else gradient.T for gradient in gradients), None, None, None, None
+
+
+def _added(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """The sum of two gradients, None being one that is not there."""
+    if one is None or other is None:
+        return other if one is None else one
+    return one + other
 
 
 def _through_softmax(probs: Tensor, grad: Tensor) -> Tensor:
@@ -123,5 +130,5 @@ def _term_gradients(
     if grad_total is None:
         return columns
     column = factors * grad_total
-    of_terms = [column if factor == 1.0 else column * factor for factor in weights.factors]
-    return [a + b for a, b in zip(of_terms, columns, strict=True)] if columns else of_terms
+    grad_terms = [column if factor == 1.0 else column * factor for factor in weights.factors]
+    return [one + other for one, other in zip(grad_terms, columns, strict=True)] if columns else grad_terms

@@ -60,11 +60,12 @@ class ForgottenParameters:
             for name, parameter in parameters.items()
             if parameter.grad is not None and name not in self._moved
         }
-        of_network = parameter_behind(logits) if waiting else None
-        if of_network is None:
+        network_parameter = parameter_behind(logits) if waiting else None
+        if network_parameter is None:
             self._network, self._marks = None, {}
             return
-        before, self._network = self._network, sample(of_network, _SAMPLE_SIZE)
+        before = self._network
+        self._network = sample(network_parameter, _SAMPLE_SIZE)
         network_moved = before is not None and not torch.equal(before, self._network)
         still = self._still(waiting) if network_moved else []
         if still:

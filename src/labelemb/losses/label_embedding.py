@@ -196,15 +196,9 @@ class LabelEmbeddingLoss(FiveTermLoss):
         """The terms over `head(features)`, without an (N, C) tensor; soft is 0 while its weight is, which skips it."""
         check_plain_linear(head)
         self.notice_call(head.weight)
-        aux, table = self.aux_head, self.table
-        inputs = Inputs(
-            features,
-            head.weight,
-            head.bias,
-            None if aux is None else aux.weight,
-            None if aux is None else aux.bias,
-            *((table.weight,) if table.rank is None else (None, *table.low_rank)),
-        )
+        aux = (None, None) if self.aux_head is None else (self.aux_head.weight, self.aux_head.bias)
+        table = (self.table.weight,) if self.table.rank is None else (None, *self.table.low_rank)
+        inputs = Inputs(features, head.weight, head.bias, *aux, *table)
         return fused_terms(inputs, self.items(target, num_items), self.weights, None, plan, chunk_size)
 
     def _reduced(

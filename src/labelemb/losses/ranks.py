@@ -51,12 +51,12 @@ class RankAgreement:
 
     def _look(self, criterion: nn.Module, logits: Tensor) -> None:
         parameters = trainable_parameters(criterion).values()
-        of_network = parameter_behind(logits)
-        if not parameters or of_network is None:
+        network_parameter = parameter_behind(logits)
+        if not parameters or network_parameter is None:
             return
         ours = {
             "calls": self._num_calls,
-            "network": sample(of_network, _SAMPLE_SIZE).tolist(),
+            "network": sample(network_parameter, _SAMPLE_SIZE).tolist(),
             "criterion": [value for parameter in parameters for value in sample(parameter, _SAMPLE_SIZE).tolist()],
         }
         self._said = dict([*self._said.items(), (self._num_calls, ours)][-2:])

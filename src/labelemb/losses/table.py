@@ -120,10 +120,13 @@ class LabelTable(SoftRows):
         if "weight" not in tensors and "rows.weight" not in tensors:
             raise ValueError(f"{path} has neither a dense nor a low-rank table: {sorted(tensors)}")
         is_dense = "weight" in tensors
-        shape = (*tensors["weight" if is_dense else "rows.weight"].shape, 0, 0)  # a damaged file's may have no axes
+        shape = tensors["weight" if is_dense else "rows.weight"].shape
+        if len(shape) != 2:
+            raise ValueError(f"{path} is not a whole label table: expected a matrix, got {tuple(shape)}")
+        num_classes, width = shape
         try:
             with torch.device("meta"):  # the file's tensors take the place of the initial values: draw none
-                table = cls(shape[0], rank=None if is_dense else shape[1], label_names=names)
+                table = cls(num_classes, rank=None if is_dense else width, label_names=names)
         except ValueError as error:
             raise ValueError(f"{path} is not a whole label table: {error}") from error
         filled(table, tensors, path, label_names)

@@ -10,14 +10,12 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullForm
 
 from labelemb.report import stats
 from labelemb.report.metric import Metric
+from labelemb.report.stats import Curve
 from labelemb.report.style import Look, looks, style
 from labelemb.report.summary import Results, Run
 
 MAX_INSIDE_LEGEND = 9  # a longer one hides curves
 MIN_BIN_COUNT = 10  # the accuracy of fewer items is noise
-
-
-Curve = dict[int, float]  # epoch -> value, as on the page
 
 
 def draw_curves(results: Results) -> tuple[Figure, str]:
@@ -96,6 +94,7 @@ def _legend_length(looks: Iterable[Look]) -> float:
 
 
 def _scaled(run: Run) -> Curve:
+    """A run's curve as on the page."""
     return {epoch: run.metric.scale * value for epoch, value in run.curve(run.metric.curve).items()}
 
 

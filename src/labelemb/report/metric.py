@@ -42,7 +42,9 @@ class Metric:
     better: str = "reduction"
     """What an improvement is called."""
     difference: str = ""
-    """What an improvement is, with its unit."""
+    """What an improvement is."""
+    points: str = "points"
+    """What it is counted in."""
     final: str = ""
     """What a finished run stands for."""
     target: str = ""
@@ -64,7 +66,8 @@ def _error(name: str, title: str, measures: tuple[Measure, ...]) -> Metric:
         curve_caption=f"{title.capitalize()}, on a logarithmic axis,",
         scale=100.0,
         unit=" %",
-        difference="baseline minus mode, in percentage points",
+        difference="baseline minus mode",
+        points="percentage points",
         final="last epoch",
         target="final error",
         has_log_axis=True,
@@ -85,7 +88,7 @@ def _score(name: str, title: str) -> Metric:
         is_test_score=True,
         paper_digits=1,
         better="gain",
-        difference="mode minus baseline, in points",
+        difference="mode minus baseline",
         final="test score of the checkpoint with the best development score",
         target="best development score",
         curves_from=0.2,

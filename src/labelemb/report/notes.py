@@ -20,7 +20,7 @@ def notes(results: Results) -> list[str]:
     lines = [f"{metric.title}: {metric.final}; mean over runs, in brackets the standard deviation (n - 1)."]
     if results.baseline is not None and len(results.groups) > 1:
         lines.append(
-            f"{metric.better.capitalize()}: {metric.difference}, and relative; "
+            f"{metric.better.capitalize()}: {metric.difference}, in {metric.points}, and relative; "
             "95 % interval (Student's t) of the mean, paired by seed."
         )
         lines += _pair_notes(results, results.baseline)
@@ -111,8 +111,8 @@ def _smoothing_notes(results: Results) -> list[str]:
     if reference is None or len(results.groups) < 2:
         return []
     which = f"the best mean of {', '.join(groups)}, chosen on these runs" if len(groups) > 1 else "paired by seed"
-    unit = "percentage points" if results.metric.scale == 100 else "points"
-    line = f"Vs smoothing: against {reference} ({which}), in {unit}, positive is better; 95 % interval (Student's t)."
+    points = results.metric.points
+    line = f"Vs smoothing: against {reference} ({which}), in {points}, positive is better; 95 % interval (Student's t)."
     others = [name for name in results.groups if name not in (reference, results.baseline)]  # that pair is told already
     return [line, *_shared_seeds(results, reference, others)]
 

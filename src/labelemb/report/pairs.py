@@ -1,6 +1,5 @@
 """Modes held against each other, paired by seed: against smoothing, and against the best of the table."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from labelemb.report import stats
@@ -45,14 +44,11 @@ def pairs_summary(results: Results) -> dict[str, Any]:
     """What summary.json has of both; differences as under `differences`: mode minus smoothing, rates as fractions."""
     found = marks(results)
     named = {mark: [name for name, each in found.items() if each == mark] for mark in (BEST, LEVEL, UNKNOWN)}
+    differences = {name: each.as_json() for name, each in against_smoothing(results).items()}
     return {
-        "against_smoothing": {"smoothing": best_smoothing(results), "differences": _plain(against_smoothing(results))},
+        "against_smoothing": {"smoothing": best_smoothing(results), "differences": differences},
         "best": {"mode": next(iter(named[BEST]), None), "level": named[LEVEL], "unknown": named[UNKNOWN]},
     }
-
-
-def _plain(differences: Mapping[str, stats.Difference]) -> dict[str, dict[str, float | None]]:
-    return {name: {"mean": each.mean, "low": each.low, "high": each.high} for name, each in differences.items()}
 
 
 def _mark(difference: stats.Difference) -> str:

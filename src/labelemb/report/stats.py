@@ -16,6 +16,10 @@ class Difference(NamedTuple):
     high: float | None
     num_pairs: int
 
+    def as_json(self) -> dict[str, float | None]:
+        """What summary.json has of it."""
+        return {"mean": self.mean, "low": self.low, "high": self.high}
+
 
 def mean(values: Sequence[float]) -> float | None:
     """The mean of `values`; None for no values."""
@@ -38,13 +42,13 @@ def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]
         The mean difference (None without a common seed) and the interval (None for fewer than two pairs).
     """
     differences = [values[seed] - baseline[seed] for seed in sorted(values.keys() & baseline.keys())]
-    num_pairs, centre, spread = len(differences), mean(differences), standard_deviation(differences)
-    if centre is None or spread is None:
-        return Difference(centre, None, None, num_pairs)
+    num_pairs, center, spread = len(differences), mean(differences), standard_deviation(differences)
+    if center is None or spread is None:
+        return Difference(center, None, None, num_pairs)
     from scipy.special import stdtrit  # the quantile; scipy.stats would take seconds to import
 
     margin = float(stdtrit(num_pairs - 1, 0.975)) * spread / math.sqrt(num_pairs)
-    return Difference(centre, centre - margin, centre + margin, num_pairs)
+    return Difference(center, center - margin, center + margin, num_pairs)
 
 
 def mean_curve(curves: Sequence[Curve]) -> dict[int, float]:

@@ -1,4 +1,4 @@
-"""Reads run folders into one comparison, and writes it down as summary.json."""
+"""Run folders read into one comparison, and what summary.json holds of it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -199,8 +199,7 @@ def summary(results: Results) -> dict[str, Any]:
     from_baseline = {}
     for name in results.groups:
         if results.baseline not in (None, name):
-            difference = results.difference(name)
-            from_baseline[name] = {"mean": difference.mean, "low": difference.low, "high": difference.high}
+            from_baseline[name] = results.difference(name).as_json()
     return {"recipe": results.recipe, "metric": results.metric.name, "modes": modes, "differences": from_baseline}
 
 

@@ -125,9 +125,11 @@ class ImageDataSettings(_Settings):
     image: str | None = Field(None, description="the image column; null takes the only one")
     label: str | None = Field(None, description="the label column; null takes the only one")
     validation: HeldOut = Field(
-        0, description="training images held out: so many, the first ones, or below 1 a share of each label, at random"
+        0, description="training images held out: a number, the first ones; below 1 a share of each label, at random"
     )
-    limit: Count | None = Field(None, description="train on the first so many of the images left only")
+    limit: Count | None = Field(
+        None, description="use this many training images at most, the first after those held out by number"
+    )
 
 
 class ClassifierSettings(_Settings):
@@ -137,7 +139,7 @@ class ClassifierSettings(_Settings):
 
 
 class AugmentSettings(_Settings):
-    crop: Annotated[int, Field(ge=0)] = Field(0, description="random crop after padding by so many pixels")
+    crop: Annotated[int, Field(ge=0)] = Field(0, description="random crop after padding each side by this many pixels")
     flip: bool = Field(False, description="random horizontal flip")
     normalize: bool = Field(False, description="by the training images' mean and deviation of each channel")
     mixup: NotNegative = Field(0.0, description="alpha of mixup; 0 for none")

@@ -70,7 +70,7 @@ class Comparison:
     """The baseline's: what is no mode's own is the same for all."""
 
     def settings(self, variant: Variant, seed: int, more: Sequence[str] = ()) -> Settings:
-        """Of one run; `more` are overrides that come after all others."""
+        """The settings of one run; `more` are overrides that come after all others."""
         own = {
             "mode": variant.mode,
             "variant": variant.name if variant.name != variant.mode else None,
@@ -81,8 +81,12 @@ class Comparison:
         options = {key: value for key, value in self.options.items() if not _is_set_by(more, key)}
         return load_recipe(self.recipe, overrides, options | own, beside=[each.mode for each in self.variants])
 
-    def every(self, chosen: Mapping[str, Sequence[str]] | None = None) -> list[Settings]:
-        """Of every run: each mode with each seed, seeds outermost; `chosen` has a name's overrides beside its own."""
+    def settings_of_runs(self, chosen: Mapping[str, Sequence[str]] | None = None) -> list[Settings]:
+        """The settings of every run: each mode with each seed, seeds outermost.
+
+        Args:
+            chosen: by a mode's or variant's name overrides that come after its own.
+        """
         chosen = chosen or {}
         seeds = range(self.first.compare.runs)
         return [self.settings(each, seed, chosen.get(each.name, ())) for seed in seeds for each in self.variants]
@@ -92,7 +96,7 @@ def load_comparison(
     recipe: str, overrides: Sequence[str] = (), options: Mapping[str, Any] | None = None
 ) -> list[Settings]:
     """The settings of every run of a comparison: see `read_comparison`."""
-    return read_comparison(recipe, overrides, options).every()
+    return read_comparison(recipe, overrides, options).settings_of_runs()
 
 
 def read_comparison(recipe: str, overrides: Sequence[str] = (), options: Mapping[str, Any] | None = None) -> Comparison:
@@ -146,7 +150,7 @@ def _are_those_of_the_paper(settings: Settings, recipe: str, pairs: Sequence[tup
     """Whether the settings are the recipe's own: only then do the paper's figures belong beside the results."""
     try:
         published = _settings_with(recipe, [(key, value) for key, value in pairs if may_differ(key, Between.RECIPE)])
-    except InputError:  # the recipe alone is none
+    except InputError:  # without what was added it is not whole, and so nothing that was published
         return False
     return not any(differences(plain(settings), plain(published)))
 

@@ -55,12 +55,12 @@ KEYS = (
 
 def may_differ(key: str, between: Between) -> bool:
     """Whether two sets of settings that differ in the dotted `key` still agree."""
-    return any(between in each.may_differ for each in KEYS if _is_within(key, each.name))
+    return any(between in each.may_differ for each in KEYS if is_within(key, each.name))
 
 
 def is_only_shown(key: str) -> bool:
     """Whether the dotted `key` is for the report alone."""
-    return any(each.says is Says.SHOWN for each in KEYS if _is_within(key, each.name))
+    return any(each.says is Says.SHOWN for each in KEYS if is_within(key, each.name))
 
 
 def differences(
@@ -84,5 +84,6 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _is_within(key: str, name: str) -> bool:
+def is_within(key: str, name: str) -> bool:
+    """Whether the dotted `key` is the setting of this name, or one of the section of this name."""
     return key == name or key.startswith(f"{name}.")

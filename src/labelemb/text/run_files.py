@@ -4,8 +4,6 @@ In the run folder: `corpus.json`, `source.vocabulary.json`, `target.vocabulary.j
 `best.json` (epoch, step, score, file) with the safetensors file that it names.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

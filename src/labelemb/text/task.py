@@ -121,6 +121,19 @@ class TextTask:
         self._write_outputs(outputs, scored, signature)
         save_table(self.module.criterion, self.label_names, self.folder.table)
 
+    def inputs_of(self, batch: Batch) -> TextInputs:
+        """A batch as the module takes it. Lengths stay on the CPU, where they decide shapes; there the plan is made."""
+        target = batch.target_out[batch.target_out != PAD]  # (N,), row by row as the features
+        plan = plan_labels(target)
+        return TextInputs(
+            batch.source.to(self.device),
+            batch.source_lengths,
+            batch.target_in.to(self.device),
+            batch.target_lengths,
+            target.to(self.device),
+            plan.to(self.device),
+        )
+
     def _make_network(self) -> Network:
         sizes = len(self.corpus.source_vocabulary), len(self.corpus.target_vocabulary)
         return make_network(self.settings.model, *sizes, shared=self.corpus.metadata["share"])
@@ -132,14 +145,6 @@ class TextTask:
             self.corpus.train, seed=seed, epoch=epoch, pairs=settings.batch_size, tokens=settings.batch_tokens
         )
 
-    def inputs_of(self, batch: Batch) -> TextInputs:
-        """A batch as the module takes it. Lengths stay on the CPU, where they decide shapes; so is the plan made."""
-        target = batch.target_out[batch.target_out != PAD]  # (N,), row by row as the features
-        plan = plan_labels(target)
-        source, target_in, target = (part.to(self.device) for part in (batch.source, batch.target_in, target))
-        lengths = batch.source_lengths, batch.target_lengths
-        return TextInputs(source, lengths[0], target_in, lengths[1], target, plan.to(self.device))
-
     @torch.no_grad()
     def _perplexity(self, split: Split) -> float:
         """exp of the mean cross entropy a token, `</s>` counted: the hard term alone, whatever the mode."""
@@ -149,7 +154,9 @@ class TextTask:
         for indices in ordered_indices(split):
             inputs = self.inputs_of(make_batch(split, indices))
             with autocast(self.device, self.settings.precision):
-                features = network.features(*inputs[:4])
+                features = network.features(
+                    inputs.source, inputs.source_lengths, inputs.target_in, inputs.target_lengths
+                )
                 total += loss.terms(features, inputs.target, plan=inputs.plan).hard * len(inputs.target)
             count += len(inputs.target)
         return math.exp(min(total.item() / count, 700.0))

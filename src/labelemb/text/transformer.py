@@ -59,9 +59,9 @@ class Transformer(nn.Module):
             nn.LayerNorm(hidden),
         )
         self.head = nn.Linear(hidden, target_size)
-        self._initialise()
+        self._initialize()
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         # PyTorch's stacks copy one layer, so without this every layer would start with the same weights.
         for stack in (self.encoder, self.decoder):
             for parameter in stack.parameters():

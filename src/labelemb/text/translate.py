@@ -1,9 +1,8 @@
 """A trained network with its vocabularies: raw lines in, raw lines out."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from inspect import signature
 
 import numpy as np
 import torch
@@ -86,9 +85,11 @@ def make_network(settings: TextModelSettings, source_size: int, target_size: int
     Raises:
         InputError: settings that do not go together.
     """
-    options = settings.model_dump(exclude={"name", "heads" if settings.name == "lstm" else "query_tanh"})
+    network = NETWORKS[settings.name]
+    taken = signature(network).parameters  # the others are another network's
+    options = {name: value for name, value in settings.model_dump(exclude={"name"}).items() if name in taken}
     try:
-        return NETWORKS[settings.name](source_size, target_size, shared=shared, **options)
+        return network(source_size, target_size, shared=shared, **options)
     except ValueError as error:
         raise InputError(f"model: {error}") from None
 

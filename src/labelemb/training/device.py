@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from labelemb.errors import InputError
+from labelemb.errors import InputError, first_line
 
 
 def choose_device(name: str) -> torch.device:
@@ -28,7 +28,7 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from None
+        raise InputError(f"device {name!r} cannot be used here: {first_line(error)}") from None
     return device
 
 

@@ -80,7 +80,7 @@ class Loop:
         self.sums, self.stopwatch = EpochSums(self.device), Stopwatch()
         self.last_save, self.save_seconds = time.monotonic(), 0.0
         if self.device.type == "cuda" and not task.varying_shapes:
-            torch.backends.cudnn.benchmark = True  # the few shapes of convolutions are each tried once
+            torch.backends.cudnn.benchmark = True  # of the whole process: each of the few shapes is tried once
         if settings.compile or (settings.compile is None and self.device.type == "cuda" and _can_compile()):
             _compile(task)
 

@@ -14,7 +14,8 @@ from labelemb.settings.config import RunSettings, ScheduleSettings
 def make_optimizers(module: nn.Module, settings: RunSettings) -> list[torch.optim.Optimizer]:
     """One optimiser for the network, as the recipe says, and Adam without weight decay for the criterion.
 
-    One optimiser for both would, as SGD, teach the auxiliary head far too fast and let the label table decay.
+    A single one for both, say SGD with weight decay, would teach the auxiliary head far too fast and shrink the label
+    table.
     """
     chosen = settings.optimizer
     parameters = list(module.get_submodule("network").parameters())

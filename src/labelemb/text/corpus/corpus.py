@@ -5,8 +5,6 @@ A folder holds `metadata.json`, `source.vocabulary.json`, `target.vocabulary.jso
 the end, int64); for `valid` and `test` also the raw lines, `SPLIT.SIDE.txt`, to score against.
 """
 
-from __future__ import annotations
-
 import gzip
 import json
 import zlib
@@ -37,11 +35,11 @@ Integers = NDArray[np.int64]
 class Batch(NamedTuple):
     """B pairs, padded with 0. The source carries no `</s>`; S and T are the longest of the batch, T with `</s>`."""
 
-    source: Tensor  # (B, S) int64
-    source_lengths: Tensor  # (B,) int64
-    target_in: Tensor  # (B, T) int64, begins with <s>
-    target_out: Tensor  # (B, T) int64, ends in </s>
-    target_lengths: Tensor  # (B,) int64, </s> counted
+    source: "Tensor"  # (B, S) int64
+    source_lengths: "Tensor"  # (B,) int64
+    target_in: "Tensor"  # (B, T) int64, begins with <s>
+    target_out: "Tensor"  # (B, T) int64, ends in </s>
+    target_lengths: "Tensor"  # (B,) int64, </s> counted
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class Side:
     offsets: Integers
 
     @classmethod
-    def encode(cls, vocabulary: Vocabulary, lines: Sequence[str]) -> Side:
+    def encode(cls, vocabulary: Vocabulary, lines: Sequence[str]) -> "Side":
         """Raw lines in memory, as they are encoded on disk."""
         tokens, lengths = vocabulary.encode_lines(lines)
         return cls(tokens, np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))
@@ -98,8 +96,8 @@ class Corpus:
     test: Split | None
 
     @classmethod
-    def load(cls, folder: Path | str) -> Corpus:
-        """Maps a corpus into memory; only vocabularies, offsets and the raw development and test lines are read.
+    def load(cls, folder: Path | str) -> "Corpus":
+        """Map a corpus into memory; only vocabularies, offsets and the raw development and test lines are read.
 
         Raises:
             InputError: the folder holds no corpus, one of another version, or a damaged one.
@@ -245,7 +243,7 @@ class SplitWriter:
             offsets.append(np.zeros(1, np.int64))
 
     def append(self, side: int, tokens: Ids, lengths: Integers, lines: Sequence[str]) -> None:
-        """Adds lines to side 0 (source) or 1 (target): tokens (sum of lengths,), lengths (N,), raw lines (N,)."""
+        """Add lines to side 0 (source) or 1 (target): tokens (sum of lengths,), lengths (N,), raw lines (N,)."""
         self._offsets[side].append(self._tokens[side].count + np.cumsum(lengths))
         self._tokens[side].append(tokens)
         text = self._texts[side]
@@ -253,7 +251,7 @@ class SplitWriter:
             text.writelines(f"{line}\n" for line in lines)
 
     def close(self) -> None:
-        """Ends all files."""
+        """End all files."""
         for writer in (*self._tokens, *self._offsets, *self._texts):
             if writer is not None:
                 writer.close()

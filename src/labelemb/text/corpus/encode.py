@@ -1,7 +1,5 @@
 """One split of a corpus: pairs of lines to tokens, without the empty and the too long, and what became of them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice

@@ -1,4 +1,4 @@
-"""Reads the LCSTS distribution (Hu et al. 2015): Weibo posts and their headlines.
+"""The LCSTS distribution (Hu et al. 2015): Weibo posts and their headlines.
 
 Either the original files, `PART_I.txt`, `PART_II.txt`, `PART_III.txt`, with blocks of the form
 

@@ -1,7 +1,5 @@
 """Pairs of raw lines, as the files hold them: parallel text, or LCSTS."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from itertools import zip_longest
 from pathlib import Path

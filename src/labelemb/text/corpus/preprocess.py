@@ -1,8 +1,5 @@
 """Parallel text, or LCSTS, to an encoded corpus: `labelemb preprocess`."""
 
-from __future__ import annotations
-
-import json
 import os
 import shutil
 from dataclasses import asdict, dataclass
@@ -11,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 from labelemb.errors import InputError
-from labelemb.files import named
+from labelemb.files import named, write_json
 from labelemb.settings.preprocess import PreprocessOptions
 from labelemb.text.corpus import lcsts
 from labelemb.text.corpus.corpus import FORMAT, SIDES, VERSION, read_metadata
@@ -36,7 +33,7 @@ class PreprocessReport:
 
 
 def preprocess(options: PreprocessOptions) -> PreprocessReport:
-    """Writes the corpus folder, all of it or nothing.
+    """Write the corpus folder, all of it or nothing.
 
     Training pairs with an empty side are left out and counted; an empty side in the development or test text is an
     error, because a score counts every line. Vocabularies are counted over all training pairs without an empty side,
@@ -138,7 +135,7 @@ def _write_corpus(options: PreprocessOptions, streams: dict[str, Stream], folder
         "splits": {name: asdict(split) for name, split in report.splits.items()},
         "settings": options.settings(),
     }
-    (folder / "metadata.json").write_text(json.dumps(metadata, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / "metadata.json", metadata)
     return report
 
 

@@ -1,7 +1,5 @@
 """Vocabularies of words, characters or subwords: a line of raw text to ids, and back."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter
@@ -55,7 +53,7 @@ class Vocabulary:
         InputError: tokens do not begin with the special symbols, or one stands there twice.
     """
 
-    def __init__(self, tokens: Sequence[str], *, unit: Unit, lower: bool, tokenizer: Tokenizer | None = None) -> None:
+    def __init__(self, tokens: Sequence[str], *, unit: Unit, lower: bool, tokenizer: "Tokenizer | None" = None) -> None:
         assert (tokenizer is not None) == (unit == "bpe")
         if tuple(tokens[:4]) != SPECIAL_SYMBOLS:
             raise InputError(f"a vocabulary begins with {' '.join(SPECIAL_SYMBOLS)}, this one with {list(tokens[:4])}")
@@ -69,7 +67,7 @@ class Vocabulary:
             raise InputError(f"the token {twice!r} stands in the vocabulary twice")
 
     @classmethod
-    def build(cls, lines: Iterable[str], *, unit: Unit, lower: bool, size: int) -> Vocabulary:
+    def build(cls, lines: Iterable[str], *, unit: Unit, lower: bool, size: int) -> "Vocabulary":
         """The vocabulary of a stream of raw lines, most frequent tokens first, ties in order of first appearance.
 
         Args:
@@ -92,7 +90,7 @@ class Vocabulary:
         return cls([*SPECIAL_SYMBOLS, *kept], unit=unit, lower=lower)
 
     @classmethod
-    def _from_tokenizer(cls, tokenizer: Tokenizer, *, lower: bool) -> Vocabulary:
+    def _from_tokenizer(cls, tokenizer: "Tokenizer", *, lower: bool) -> "Vocabulary":
         # Without this a literal "<s>" in raw text would become id 2. It is not part of the tokenizer's own JSON.
         tokenizer.encode_special_tokens = True
         tokens: list[str] = [str(tokenizer.id_to_token(index)) for index in range(tokenizer.get_vocab_size())]
@@ -156,12 +154,12 @@ class Vocabulary:
         return hashlib.sha256(self._content().encode()).hexdigest()
 
     def save(self, path: Path | str) -> None:
-        """Writes the vocabulary as JSON: all of it, or nothing."""
+        """Write the vocabulary as JSON: all of it, or nothing."""
         write_atomically(Path(path), self._content().encode())
 
     @classmethod
-    def load(cls, path: Path | str) -> Vocabulary:
-        """Reads what `save` wrote.
+    def load(cls, path: Path | str) -> "Vocabulary":
+        """Read what `save` wrote.
 
         Raises:
             InputError: there is no such file, or it is something else.
@@ -181,7 +179,7 @@ class Vocabulary:
         return cls._from_content(content, path)
 
     @classmethod
-    def _from_content(cls, content: dict[str, Any], path: Path | str) -> Vocabulary:
+    def _from_content(cls, content: dict[str, Any], path: Path | str) -> "Vocabulary":
         try:
             if content["unit"] != "bpe":
                 return cls(content["tokens"], unit=content["unit"], lower=content["lower"])
@@ -225,7 +223,7 @@ def clean_line(line: str, *, unit: Unit, lower: bool) -> str:
     return line.lower() if lower else line
 
 
-def _train_bpe(lines: Iterator[str], size: int) -> Tokenizer:
+def _train_bpe(lines: Iterator[str], size: int) -> "Tokenizer":
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL_SYMBOLS[UNK]))

@@ -11,7 +11,7 @@ class Standing(NamedTuple):
     finished: list[Job]
     running: int
     total: int
-    progress: float  # share of all epochs done, in [0, 1]
+    share: float  # of all epochs done, in [0, 1]
 
 
 def standing(jobs: list[Job]) -> Standing:
@@ -20,5 +20,5 @@ def standing(jobs: list[Job]) -> Standing:
     shares = [
         1.0 if done else len(job.folder.metrics) / job.settings.epochs for job, done in zip(jobs, finished, strict=True)
     ]
-    running, progress = sum(0 < share < 1 for share in shares), sum(shares) / len(jobs)
-    return Standing([job for job, done in zip(jobs, finished, strict=True) if done], running, len(jobs), progress)
+    running, share = sum(0 < each < 1 for each in shares), sum(shares) / len(jobs)
+    return Standing([job for job, done in zip(jobs, finished, strict=True) if done], running, len(jobs), share)
