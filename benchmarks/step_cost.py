@@ -1,7 +1,7 @@
-"""What a training step costs with label embedding, against the baseline's, and against a straightforward loop.
+"""What a training step costs with soft labels, against the baseline's, and against a straightforward loop.
 
     python -m benchmarks.step_cost [--networks digits,mnist-mlp,mnist-cnn,resnet8,resnet18,resnet18-64] [--threads N]
-        [--device cuda] [--precision bfloat16] [--loop] [--memory] [--output FILE.json] [batch_size=16 ...]
+        [--mode emb] [--device cuda] [--precision bfloat16] [--loop] [--memory] [--output FILE.json] [batch_size=16 ...]
 
 Steps are the engine's own, with its data path, over random images of the recipe's shape. The two modes are paired:
 blocks of steps alternate in one process, every other pair the other way round; the ratio is the median over the pairs,
@@ -35,7 +35,6 @@ from labelemb.settings.recipe import load_recipe
 from labelemb.training.device import choose_device
 from labelemb.training.engine import Loop
 
-MODES = ("baseline", "emb")
 LOOP_BATCHES, LOOP_WARM = 60, 10
 
 
@@ -156,27 +155,30 @@ def memory_in_own_process(name: str, mode: str, options: argparse.Namespace) -> 
 def measure(name: str, device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
     """One row: all about one network."""
     overrides = [f"precision={options.precision}", *options.overrides]
-    both = {mode: Steps(NETWORKS[name], mode, device, overrides) for mode in MODES}
+    modes = ("baseline", options.mode)
+    both = {mode: Steps(NETWORKS[name], mode, device, overrides) for mode in modes}
     seconds = paired_seconds(both, options.blocks, options.block_seconds)
-    baseline, emb = (statistics.median(seconds[mode]) for mode in MODES)
-    batch_size, flops = both["emb"].settings.batch_size, both["emb"].count_flops()
+    medians = {mode: statistics.median(seconds[mode]) for mode in modes}
+    ours = both[options.mode]
+    batch_size, flops = ours.settings.batch_size, ours.count_flops()
     rate = matrix_product_rate(device, getattr(torch, options.precision))
     row: dict[str, Any] = {
         "network": name,
+        "mode": options.mode,
         "batch_size": batch_size,
-        "seconds": {"baseline": baseline, "emb": emb},
-        "images_per_second": {"baseline": batch_size / baseline, "emb": batch_size / emb},
-        "ratio": quartiles([b / a for a, b in zip(seconds["baseline"], seconds["emb"], strict=True)]),
+        "seconds": medians,
+        "images_per_second": {mode: batch_size / median for mode, median in medians.items()},
+        "ratio": quartiles([b / a for a, b in zip(seconds["baseline"], seconds[options.mode], strict=True)]),
         "gflop_per_image": flops / batch_size / 1e9,
         "matrix_product_gflops": rate / 1e9,
-        "share_of_matrix_product": {"baseline": flops / baseline / rate, "emb": flops / emb / rate},
+        "share_of_matrix_product": {mode: flops / median / rate for mode, median in medians.items()},
     }
     if options.loop:
-        ours, theirs = straightforward_seconds(both["emb"], options.loop_rounds)
-        row["straightforward_seconds"] = statistics.median(theirs)
-        row["speedup"] = quartiles([b / a for a, b in zip(ours, theirs, strict=True)])
+        fast, slow = straightforward_seconds(ours, options.loop_rounds)
+        row["straightforward_seconds"] = statistics.median(slow)
+        row["speedup"] = quartiles([b / a for a, b in zip(fast, slow, strict=True)])
     if options.memory:
-        row["peak_mb"] = {mode: memory_in_own_process(name, mode, options) / 1e6 for mode in MODES}
+        row["peak_mb"] = {mode: memory_in_own_process(name, mode, options) / 1e6 for mode in modes}
     return row
 
 
@@ -189,12 +191,13 @@ def print_row(row: dict[str, Any]) -> None:
     seconds, images, ratio, share = (
         row[key] for key in ("seconds", "images_per_second", "ratio", "share_of_matrix_product")
     )
+    mode = row["mode"]
     print(
         f"{row['network']:12} batch {row['batch_size']:3}"
         f"  baseline {1e3 * seconds['baseline']:8.3f} ms {images['baseline']:9,.0f} images/s"
-        f"  emb {1e3 * seconds['emb']:8.3f} ms {images['emb']:9,.0f} images/s"
+        f"  {mode} {1e3 * seconds[mode]:8.3f} ms {images[mode]:9,.0f} images/s"
         f"  ratio {ratio['median']:.3f} ({ratio['low']:.3f}-{ratio['high']:.3f})"
-        f"  {row['gflop_per_image']:.4g} GFLOP an image, {share['emb']:.2f} of a matrix product's rate",
+        f"  {row['gflop_per_image']:.4g} GFLOP an image, {share[mode]:.2f} of a matrix product's rate",
         flush=True,
     )
     if "speedup" in row:
@@ -211,6 +214,7 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("overrides", nargs="*", help="settings of the recipes, e.g. batch_size=16 compile=false")
     parser.add_argument("--networks", default="digits,mnist-mlp,mnist-cnn", help=", ".join(NETWORKS))
+    parser.add_argument("--mode", default="emb", help="the mode that is held against the baseline")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
