@@ -62,7 +62,8 @@ def test_the_readme_shows_something_to_run() -> None:
     assert {words[1] for words in commands() if words[0] == "labelemb"} >= {"train", "compare", "report"}
 
 
-def test_python_blocks_run_one_after_another() -> None:
+def test_python_blocks_run_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), namespace)
@@ -82,6 +83,9 @@ def test_labelemb_commands_run_one_after_another(tmp_path: Path, monkeypatch: py
     monkeypatch.delitem(sys.modules, "my_networks", raising=False)  # of another test
     for file, text in own_files().items():
         Path(file).write_text(text, encoding="utf-8")
+    for block in blocks("python"):
+        if ".save(" in block:  # a file that a command reads
+            exec(compile(block, "README.md", "exec"), {})
     for index, (program, *arguments) in enumerate(commands()):
         if program != "labelemb":
             continue
