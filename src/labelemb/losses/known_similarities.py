@@ -13,7 +13,7 @@ _OF_GROUP = 0.8  # of what is not the label's own
 
 
 def checked_rows(matrix: Tensor | Sequence[Sequence[float]]) -> Tensor:
-    """The rows (C, C) of a matrix of soft labels, in float64, divided by their sums.
+    """The rows (C, C) of a matrix of soft labels, in float64, as they are: sums are 1 but for TOLERANCE.
 
     Raises:
         ValueError: it is not square, a number is negative or not finite, or a row does not sum to 1.
@@ -35,7 +35,7 @@ def checked_rows(matrix: Tensor | Sequence[Sequence[float]]) -> Tensor:
             f"each row of soft labels must sum to 1 (within {TOLERANCE}), row {row} sums to {sums[row].item():g}; "
             "similarities on another scale need P / P.sum(dim=1, keepdim=True) first"
         )
-    return rows / sums
+    return rows
 
 
 def rows_of_groups(

@@ -111,7 +111,7 @@ class LabelTable(SoftRows):
     ) -> "LabelTable":
         """A table whose soft labels are the rows of `matrix` (C, C): for similarities that are known.
 
-        Rows are divided by their sums, which may be off 1 by 0.001; zeros become the smallest normal float32, whose
+        The sum of a row may be off 1 by 0.001, which softmax evens out; zeros become the smallest normal float32, whose
         logarithm is finite.
 
         Raises:
