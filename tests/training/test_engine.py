@@ -447,7 +447,8 @@ def test_a_stop_signal_is_remembered_and_the_handlers_come_back() -> None:
 
 
 def test_training_columns_are_means_over_all_items_with_a_short_last_batch(tmp_path: Path) -> None:
-    still = ("optimizer.lr=1e-30", "optimizer.criterion_lr=1e-30", "epochs=1", "data.limit=50")
+    rates = (f"optimizer.{name}=1e-30" for name in ("lr", "criterion_lr", "table_lr"))
+    still = (*rates, "epochs=1", "data.limit=50")
     row = small_run(tmp_path, *still).metrics[0]
     task = make_task(tmp_path, *still)
     output = task.module(task.data.train.inputs(slice(None)), task.data.train.labels)
@@ -475,6 +476,7 @@ def test_the_network_has_the_recipe_s_optimiser_and_the_criterion_always_adam(tm
         "optimizer.weight_decay=0.3",
         "optimizer.momentum=0.8",
         "optimizer.criterion_lr=0.02",
+        "optimizer.table_lr=null",
     )
     for name, kind in {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}.items():
         task = make_task(tmp_path, f"optimizer.name={name}", *options)
