@@ -1,10 +1,11 @@
 """What a learned label table is worth to a new network: errors at epochs 1, 5 and last, with intervals.
 
-labelemb train digits --mode emb --seed 100 --output runs/teacher
+labelemb train digits optimizer.table_lr=1e-3 --mode emb --seed 100 --output runs/teacher
 TABLE=runs/teacher/digits/emb/seed-100/label_embedding.safetensors
 MODES=baseline,emb,emb-start,emb-frozen
-labelemb compare digits --modes $MODES --runs 20 --table $TABLE --name reuse
-labelemb compare digits --modes $MODES --runs 20 --table $TABLE --name reuse-128 "model.hidden=[128,128]"
+SETTINGS=optimizer.table_lr=1e-3  # that of the runs that were kept
+labelemb compare digits $SETTINGS --modes $MODES --runs 20 --table $TABLE --name reuse
+labelemb compare digits $SETTINGS --modes $MODES --runs 20 --table $TABLE --name reuse-128 "model.hidden=[128,128]"
 python -m benchmarks.reuse runs/reuse runs/reuse-128
 """
 

@@ -74,9 +74,20 @@ def test_every_mode_starts_from_the_same_network_with_the_same_batches(tmp_path:
     starts = []
     for mode, table in modes(tmp_path):
         task = make_task(tmp_path, "augment.flip=true", "augment.crop=1", mode=mode, table=table, seed=3)
-        batches = [list(batch) for epoch in (0, 1) for batch in task.batches(epoch, 0)]
+        batches = [list(batch[:2]) for epoch in (0, 1) for batch in task.batches(epoch, 0)]
         starts.append(bits([task.module.network.state_dict(), batches]))
     assert all(start == starts[0] for start in starts)
+
+
+def test_a_mode_that_takes_the_index_is_told_which_image_each_is(tmp_path: Path) -> None:
+    task = make_task(tmp_path, "data.limit=50", mode="pskd")
+    for epoch in (0, 1):
+        batches = list(task.batches(epoch, 0))
+        index = torch.cat([batch[2] for batch in batches])
+        assert sorted(index.tolist()) == list(range(50))
+        assert torch.equal(torch.cat([batch[1] for batch in batches]), task.data.train.labels[index])
+        assert torch.equal(torch.cat([batch[0] for batch in batches]), inputs_of(task.data.train)[index])
+    assert all(len(batch) == 2 for batch in make_task(tmp_path, mode="baseline").batches(0, 0))
 
 
 def test_another_seed_has_another_network_and_other_batches(tmp_path: Path) -> None:
@@ -322,6 +333,8 @@ def one_step(task: ClassifyTask, **compilation: Any) -> tuple[list[Tensor], list
 @pytest.mark.parametrize("blend", ["augment.mixup=0", "augment.mixup=1"])
 @pytest.mark.parametrize("mode", MODES)
 def test_compiled_into_one_graph_the_module_gives_the_same(tmp_path: Path, mode: str, blend: str) -> None:
+    if MODES[mode].takes_index:
+        blend = "augment.mixup=0"  # it refuses the other
     LabelTable(10).save(tmp_path / "table.safetensors")
     table = tmp_path / "table.safetensors" if MODES[mode].takes_table else None
     options = ("model.name=resnet8", "model.width=4", "model.hidden=null", blend)

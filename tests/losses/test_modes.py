@@ -9,21 +9,37 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tests.small_batches import assert_exact, batch
+from torch import Tensor
 
 from labelemb import LabelEmbeddingLoss, LabelTable
 from labelemb.losses.catalogue import MODES
 from labelemb.losses.items import Reduction
 from labelemb.losses.modes import make_criterion
+from labelemb.losses.progressive_self_distillation import ProgressiveSelfDistillationLoss
 from labelemb.losses.soft_label import SoftLabelLoss
 
 
 def made(mode: str) -> SoftLabelLoss:
-    """A criterion of five labels and four features in float64; tables are random."""
+    """A criterion of five labels, four features and nine examples in float64; tables and predictions are random."""
     torch.manual_seed(1)
     table = LabelTable(5)
     with torch.no_grad():
         table.weight.normal_()
-    return make_criterion(mode, 4, 5, table=table if MODES[mode].takes_table else None).double()
+    criterion = of_mode(mode, table=table if MODES[mode].takes_table else None).double()
+    if isinstance(criterion, ProgressiveSelfDistillationLoss):
+        criterion.gathered.copy_(torch.randn(9, 5).softmax(dim=1))
+        criterion.end_epoch()
+    return criterion
+
+
+def of_mode(mode: str, **options: Any) -> SoftLabelLoss:
+    """A criterion of five labels, four features, nine examples and three epochs."""
+    return make_criterion(mode, 4, 5, num_examples=9, num_epochs=3, **options)
+
+
+def index(mode: str, *examples: int) -> dict[str, Tensor]:
+    """What a call needs beside logits, target and features: which examples its items are, the first seven if none."""
+    return {"index": torch.tensor(examples or range(7))} if MODES[mode].takes_index else {}
 
 
 OF_LOGITS = [mode.name for mode in MODES.values() if not mode.takes_features and not mode.takes_table]
@@ -38,7 +54,7 @@ def test_gradients_are_those_of_finite_differences(mode: str, reduction: Reducti
     criterion = made(mode).eval()
     criterion.reduction = reduction
     target[3] = -100
-    torch.autograd.gradcheck(lambda z: criterion(z, target), logits.requires_grad_(), atol=1e-7)
+    torch.autograd.gradcheck(lambda z: criterion(z, target, **index(mode)), logits.requires_grad_(), atol=1e-7)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -49,8 +65,8 @@ def test_a_distribution_of_weight_one_equals_its_index(mode: str, weighted: bool
     criterion = made(mode).eval()
     if weighted:
         criterion.class_weight = torch.tensor([1.0, 2.0, 0.5, 3.0, 1.5], dtype=torch.float64)
-    by_index = criterion.terms(logits, target, features)
-    by_distribution = criterion.terms(logits, F.one_hot(target, 5).double(), features)
+    by_index = criterion.terms(logits, target, features, **index(mode))
+    by_distribution = criterion.terms(logits, F.one_hot(target, 5).double(), features, **index(mode))
     for one, other in zip(by_index, by_distribution, strict=True):
         assert_exact(one, other)
 
@@ -61,11 +77,11 @@ def test_a_distribution_is_the_expectation_over_its_labels(mode: str) -> None:
     criterion = made(mode).eval()
     target = torch.rand(7, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3)).softmax(dim=1)
     expected = math.fsum(
-        target[i, label].item() * criterion(logits[i : i + 1], torch.tensor([label])).item()
+        target[i, label].item() * criterion(logits[i : i + 1], torch.tensor([label]), **index(mode, i)).item()
         for i in range(7)
         for label in range(5)
     )
-    assert criterion(logits, target).item() == pytest.approx(expected / 7, rel=1e-12)
+    assert criterion(logits, target, **index(mode)).item() == pytest.approx(expected / 7, rel=1e-12)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -78,7 +94,8 @@ def test_ignored_items_have_no_part_in_any_mode(mode: str) -> None:
     of_all = made(mode)
     of_kept = made(mode)
     of_kept.load_state_dict(of_all.state_dict())
-    assert_exact(of_all(logits, marked, features), of_kept(logits[kept], target[kept], features[kept]))
+    found = of_all(logits, marked, features, **index(mode))
+    assert_exact(found, of_kept(logits[kept], target[kept], features[kept], **index(mode, 0, 2, 3, 5, 6)))
     for name, buffer in of_all.named_buffers():  # what a mode gathers, it gathers of the others alone
         assert_exact(buffer, of_kept.get_buffer(name))
 
@@ -87,8 +104,8 @@ def test_ignored_items_have_no_part_in_any_mode(mode: str) -> None:
 @pytest.mark.parametrize("scale", [1e4, -1e4])
 def test_extreme_logits_give_finite_losses_and_gradients(mode: str, scale: float) -> None:
     logits = (scale * torch.eye(5))[:4].requires_grad_()
-    criterion = make_criterion(mode, 4, 5)
-    loss = criterion(logits, torch.tensor([0, 2, 2, 4]))
+    criterion = of_mode(mode)
+    loss = criterion(logits, torch.tensor([0, 2, 2, 4]), **index(mode, 0, 1, 2, 3))
     loss.backward()
     assert loss.isfinite()
     assert logits.grad is not None
@@ -98,8 +115,9 @@ def test_extreme_logits_give_finite_losses_and_gradients(mode: str, scale: float
 @pytest.mark.parametrize("mode", OF_LOGITS)
 def test_no_items_at_all_are_zero(mode: str) -> None:
     logits, target = batch()
-    assert made(mode)(logits, torch.full_like(target, -100)).item() == 0
-    assert made(mode)(logits[:0], target[:0]).item() == 0
+    assert made(mode)(logits, torch.full_like(target, -100), **index(mode)).item() == 0
+    no_index = {name: value[:0] for name, value in index(mode).items()}
+    assert made(mode)(logits[:0], target[:0], **no_index).item() == 0
 
 
 @pytest.mark.parametrize("mode", [mode.name for mode in MODES.values() if mode.takes_table])
@@ -168,11 +186,18 @@ def test_what_the_catalogue_says_of_a_mode_is_so(mode: str) -> None:
     criterion.end_epoch()
 
 
+@pytest.mark.parametrize("mode", [mode.name for mode in MODES.values() if mode.takes_index])
+def test_a_mode_that_takes_an_index_needs_the_sizes_of_the_training(mode: str) -> None:
+    with pytest.raises(ValueError, match=f"mode {mode} .* give num_examples and num_epochs"):
+        make_criterion(mode, 4, 5, num_examples=9)
+    assert "index" in inspect.signature(made(mode).terms).parameters
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("option", ["weight", "label_smoothing", "nonsense"])
 def test_unknown_options_are_refused_by_name(mode: str, option: str) -> None:
     with pytest.raises(TypeError, match=option):
-        make_criterion(mode, 4, 5, table=LabelTable(5) if MODES[mode].takes_table else None, **{option: 0.1})
+        of_mode(mode, table=LabelTable(5) if MODES[mode].takes_table else None, **{option: 0.1})
 
 
 @pytest.mark.parametrize("weight", [-0.1, math.inf, math.nan])

@@ -105,3 +105,9 @@ def test_soft_labels_of_sequences_wait() -> None:
         if name in recipe_names():
             loss = load_recipe(name).loss
             assert (loss["hard_weight"], loss["soft_weight"], loss["soft_after"]) == (1, 1, expected)
+
+
+def test_recipes_of_ours_teach_the_table_faster_and_the_paper_s_do_not() -> None:
+    faster = {name for name in recipe_names() if load_recipe(name).optimizer.table_lr == 1e-2}
+    assert faster == {"digits", "cifar100-sgd"}
+    assert all(load_recipe(name).optimizer.table_lr is None for name in set(recipe_names()) - faster)

@@ -90,6 +90,8 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path: Pat
         ("decoupled", 5, signal.SIGTERM),
         ("maxsup", 6, signal.SIGINT),
         ("lspp", 3, signal.SIGTERM),
+        ("pskd", 6, signal.SIGINT),
+        ("pskd", 9, signal.SIGTERM),
         ("baseline", NUM_STEPS - 1, signal.SIGTERM),
     ],
 )
@@ -253,14 +255,16 @@ class HostReads(TorchDispatchMode):
 def test_an_epoch_s_steps_read_nothing_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, option: str
 ) -> None:
+    if MODES[mode].takes_index and option.startswith("augment."):
+        option = "augment.crop=2"  # it refuses what blends images
     loop = make_loop(tmp_path, "augment.crop=1", "augment.flip=true", option, mode=mode)
     reads = HostReads()
     reads.watch(monkeypatch)
     with reads:
         for batch in loop.task.batches(0, 0):
             loop.take_step(batch)
-    # The range of labels is checked on the CPU alone, and the draws are a CPU generator's.
-    allowed = {"arguments._check_range", "augment._draw_weight", "augment._draw_interval"}
+    # Ranges of labels and indices are checked on the CPU alone, and the draws are a CPU generator's.
+    allowed = {"arguments._check_range", "arguments.check_index", "augment._draw_weight", "augment._draw_interval"}
     assert reads.functions <= allowed
     reads.functions.clear()
     loop.training_row()
@@ -284,7 +288,9 @@ def graph_calls(monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:
     calls: dict[int, int] = {}
 
     def backend(graph: torch.fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
-        labels = next(value for value in examples if isinstance(value, Tensor) and value.dtype == torch.int64)
+        labels = next(
+            value for value in examples if isinstance(value, Tensor) and value.dtype == torch.int64 and value.ndim
+        )
         size = len(labels)
 
         def counted(*arguments: Any) -> Any:
@@ -441,7 +447,8 @@ def test_a_stop_signal_is_remembered_and_the_handlers_come_back() -> None:
 
 
 def test_training_columns_are_means_over_all_items_with_a_short_last_batch(tmp_path: Path) -> None:
-    still = ("optimizer.lr=1e-30", "optimizer.criterion_lr=1e-30", "epochs=1", "data.limit=50")
+    rates = (f"optimizer.{name}=1e-30" for name in ("lr", "criterion_lr", "table_lr"))
+    still = (*rates, "epochs=1", "data.limit=50")
     row = small_run(tmp_path, *still).metrics[0]
     task = make_task(tmp_path, *still)
     output = task.module(task.data.train.inputs(slice(None)), task.data.train.labels)
@@ -469,6 +476,7 @@ def test_the_network_has_the_recipe_s_optimiser_and_the_criterion_always_adam(tm
         "optimizer.weight_decay=0.3",
         "optimizer.momentum=0.8",
         "optimizer.criterion_lr=0.02",
+        "optimizer.table_lr=null",
     )
     for name, kind in {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}.items():
         task = make_task(tmp_path, f"optimizer.name={name}", *options)

@@ -14,6 +14,7 @@ from labelemb.classify.metrics import ClassificationMetrics
 from labelemb.classify.networks import NETWORKS, Classifier
 from labelemb.classify.user_network import load_network
 from labelemb.errors import InputError
+from labelemb.losses.catalogue import MODES
 from labelemb.run_folder import RunFolder
 from labelemb.settings.config import ClassifierSettings, ClassifySettings
 from labelemb.training.criteria import make_module, save_table
@@ -27,12 +28,13 @@ _EVALUATION_BATCH = 1000
 class ClassifyModule(TrainedModule[Classifier]):
     """A network that takes a batch of inputs at once, and the criterion of its run's mode."""
 
-    def forward(self, inputs: Tensor, target: Tensor) -> StepOutput:
-        """One batch: inputs (N, ...), target (N,) indices or (N, C) probabilities."""
+    def forward(self, inputs: Tensor, target: Tensor, index: Tensor | None = None) -> StepOutput:
+        """One batch: inputs (N, ...), target (N,) indices or (N, C) probabilities, index (N,) if the mode takes it."""
         logits, features = self.network(inputs)
         labels = target.argmax(dim=1) if target.is_floating_point() else target
         num_errors = (logits.detach().argmax(dim=1) != labels).sum()
-        terms = self.criterion.terms(logits, target, features)
+        of_mode = {} if index is None else {"index": index}
+        terms = self.criterion.terms(logits, target, features, **of_mode)
         # A compiler would carry gradients of zero through the terms that are only recorded.
         recorded = {name: term.detach() for name, term in zip(terms._fields, terms, strict=True) if name != "total"}
         return StepOutput(terms._replace(**recorded), len(target), num_errors)
@@ -56,7 +58,8 @@ class ClassifyTask:
     def __init__(self, settings: ClassifySettings, data: ClassifyData, device: torch.device, folder: RunFolder) -> None:
         self.settings, self.folder, self.device = settings, folder, device
         network = partial(make_network, settings.model, data.shape, len(data.label_names))
-        self.module = make_module(settings, data.label_names, network, ClassifyModule).to(device)
+        module = make_module(settings, data.label_names, network, ClassifyModule, num_examples=len(data.train))
+        self.module = module.to(device)
         # Channels innermost is what fast convolutions want: always on a GPU, on a CPU those in bfloat16 (measured).
         wanted = device.type == "cuda" or settings.precision == "bfloat16"
         channels_last = wanted and self.module.network.takes_channels_last
@@ -69,14 +72,19 @@ class ClassifyTask:
     def begin(self) -> None:
         """Nothing: a run's folder needs only what the engine writes until its end."""
 
-    def batches(self, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and targets of an epoch from batch `first` on; the order is drawn from (seed, epoch)."""
+    def batches(self, epoch: int, first: int) -> Iterator[tuple[Tensor, ...]]:
+        """Inputs and targets of an epoch from batch `first` on; the order is drawn from (seed, epoch).
+
+        With a mode that takes it, the index too: which training item each of them is.
+        """
         seed, size = self.settings.seed, self.settings.batch_size
         order = torch.randperm(len(self.data.train), generator=_generator(derived_seed(seed, "order", epoch)))
         order = order.to(self.device)
         for number in range(first, self.num_batches):
             generator = _generator(derived_seed(seed, "augment", epoch, number))
-            yield self.data.inputs(order[number * size : (number + 1) * size], generator)
+            index = order[number * size : (number + 1) * size]
+            batch = self.data.inputs(index, generator)
+            yield (*batch, index) if MODES[self.settings.mode].takes_index else batch
 
     def evaluate_epoch(self, epoch: int) -> dict[str, float]:
         """Error, NLL and calibration error on the validation and test sets; a run of tuning sees no test set."""

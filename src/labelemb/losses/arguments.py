@@ -121,6 +121,17 @@ def _check_range(target: Tensor, num_classes: int, ignore_index: int) -> None:
         )
 
 
+def check_index(index: Tensor, num_items: int, num_examples: int) -> None:
+    """Raise ValueError unless the index is (N,) integers in [0, n); values are read on the CPU alone."""
+    if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool or index.shape != (num_items,):
+        raise ValueError(f"index must be ({num_items},) integers, got {tuple(index.shape)} of {index.dtype}")
+    if is_traced() or index.device.type != "cpu" or not index.numel():
+        return
+    low, high = index.aminmax()
+    if low.item() < 0 or high.item() >= num_examples:
+        raise ValueError(f"index must lie in 0 to {num_examples - 1}, got {int(low if low < 0 else high)}")
+
+
 def check_plain_linear(head: nn.Module) -> None:
     """Raise ValueError for a head that is more than its weight and bias: they are all that a fused loss reads.
 

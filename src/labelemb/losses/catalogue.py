@@ -47,6 +47,9 @@ class Mode:
     """Whether it has a form for large label sets."""
     needs_all_rows: bool = False
     """Whether it keeps a (C, C) table of its own, whatever the number of labels: images only."""
+    takes_index: bool = False
+    """Whether it keeps something of each training example: calls take `index`, the constructor num_examples and
+    num_epochs after num_classes."""
     formula: str = ""
     """The loss of one item, y the true label and p the prediction, with {setting} where one stands: see `described`."""
 
@@ -255,6 +258,16 @@ MODES: dict[str, Mode] = {
             (Setting("soft_weight", 1.0, "weight of that probability"),),
             is_fused=False,
             formula="H(y, p) + {soft_weight}*(1 - p_y)",
+        ),
+        Mode(
+            "pskd",
+            "each image's target is mixed with the network's prediction for it an epoch ago, more as training goes on",
+            "Kim et al. 2021, Self-Knowledge Distillation with Progressive Refinement of Targets",
+            "labelemb.losses.progressive_self_distillation:ProgressiveSelfDistillationLoss",
+            (Setting("end", 0.8, "share of the earlier prediction in the last epoch; grows evenly", at_most=1),),
+            is_fused=False,
+            takes_index=True,
+            formula="H((1 - a)*y + a*q, p), q the prediction an epoch ago, a = {end}*t/T in epoch t of T",
         ),
     )
 }

@@ -13,7 +13,14 @@ from labelemb.losses.table import LabelTable
 
 
 def make_criterion(
-    mode: str, num_features: int, num_classes: int, *, table: LabelTable | CountedTable | None = None, **options: Any
+    mode: str,
+    num_features: int,
+    num_classes: int,
+    *,
+    num_examples: int | None = None,
+    num_epochs: int | None = None,
+    table: LabelTable | CountedTable | None = None,
+    **options: Any,
 ) -> SoftLabelLoss:
     """The criterion of a mode.
 
@@ -21,11 +28,13 @@ def make_criterion(
         mode: a key of `labelemb.losses.catalogue.MODES`.
         num_features: D, for modes that take features.
         num_classes: C.
+        num_examples, num_epochs: of the training, for modes that take an index.
         table: the learned table that some modes need; the others take none.
         options: the mode's own settings, and those of SoftLabelLoss.
 
     Raises:
-        ValueError: there is no such mode, a table is missing or not wanted, a setting is out of range.
+        ValueError: there is no such mode, a table is missing or not wanted, a size is missing, a setting is out of
+            range.
         TypeError: a setting that the mode does not have.
     """
     if mode not in MODES:
@@ -34,6 +43,10 @@ def make_criterion(
     if chosen.takes_table != (table is not None):
         needs = "needs a" if chosen.takes_table else "takes no"
         raise ValueError(f"mode {mode} {needs} learned label table (--table FILE)")
+    if chosen.takes_index:
+        if num_examples is None or num_epochs is None:
+            raise ValueError(f"mode {mode} keeps something of each training example: give num_examples and num_epochs")
+        options |= {"num_examples": num_examples, "num_epochs": num_epochs}
     module, _, name = chosen.constructor.partition(":")
     sizes = (num_features, num_classes) if chosen.takes_features else (num_classes,)
     if table is not None:

@@ -40,6 +40,8 @@ class SoftLabelLoss(WideBuffers, ABC):
     Calls take `logits` (N, C), `target` of indices (N,) or class probabilities (N, C), `features` (N, D) where the mode
     uses them, and `num_items`: an int or 0-d tensor that replaces the divisor of the mean.
 
+    Modes that keep something of each training example take `index` (N,) too: which one each item is.
+
     The plain attribute `progress` is the share of training done, in [0, 1]: set by the loop before each step, read by
     modes whose weights change.
 
@@ -154,12 +156,19 @@ class SoftLabelLoss(WideBuffers, ABC):
         self, logits: Tensor, target: Tensor, features: Tensor | None, num_items: Tensor | int | None
     ) -> tuple[Tensor, Tensor]:
         """Terms (T,) and loss 0-d, or (T, N) and (N,)."""
+        logits, target, item_factors = self._prepared(logits, target, num_items)
+        return self._reduced(logits, target, features, item_factors)
+
+    def _prepared(
+        self, logits: Tensor, target: Tensor, num_items: Tensor | int | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What a call computes with, after its checks: logits and target as in `item_values`, what each item counts."""
         items = self.items(target, num_items)
         check_call(logits, items, self.num_classes)
         self.notice_call(logits)
         logits = widened(logits)
         target, item_factors = targets_and_factors(items, logits.dtype)
-        return self._reduced(logits, target, features, item_factors)
+        return logits, target, item_factors
 
     def _reduced(
         self, logits: Tensor, target: Tensor, features: Tensor | None, item_factors: Tensor

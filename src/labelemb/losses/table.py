@@ -1,7 +1,7 @@
 """The label table: for each label the distribution over labels that the network learns, dense or low rank."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from labelemb.losses.items import is_distribution
+from labelemb.losses.known_similarities import checked_rows, rows_of_groups
 from labelemb.losses.soft_rows import MAX_DENSE_CLASSES, SoftRows, check_dense, filled, read_rows
 
 
@@ -103,6 +104,64 @@ class LabelTable(SoftRows):
         """
         rows = self.row_logits(labels)
         return rows.to(torch.promote_types(rows.dtype, torch.float32)).softmax(dim=1)  # (K, C)
+
+    @classmethod
+    def from_matrix(
+        cls, matrix: Tensor | Sequence[Sequence[float]], label_names: Sequence[str] | None = None
+    ) -> "LabelTable":
+        """A table whose soft labels are the rows of `matrix` (C, C): for similarities that are known.
+
+        The sum of a row may be off 1 by 0.001, which softmax evens out; zeros become the smallest normal float32, whose
+        logarithm is finite.
+
+        Raises:
+            ValueError: the matrix is not square, a number is negative or not finite, or a row does not sum to 1.
+        """
+        rows = checked_rows(matrix)
+        table = cls(len(rows), label_names=label_names)
+        with torch.no_grad():
+            table.weight.copy_(rows.clamp_min(torch.finfo(torch.float32).tiny).log())
+        return table
+
+    @classmethod
+    def from_groups(
+        cls,
+        groups: Sequence[Collection[int | str]] | Sequence[int | str] | Tensor,
+        *,
+        true_share: float = 0.5,
+        group_share: float | None = None,
+        label_names: Sequence[str] | None = None,
+    ) -> "LabelTable":
+        """A table by groups of labels that are alike.
+
+        A label's soft label has `true_share` on itself, `group_share` evenly over the others of its group, and what is
+        left evenly over the labels of other groups. A label that is alone in its group leaves the group's share to the
+        others; where one group holds all labels it has all that is not the label's own.
+
+        Args:
+            groups: lists of labels, indices or names, that hold each label once; or the group of each label (C,), in
+                the order of labels, as any value.
+            true_share: in [0, 1].
+            group_share: in [0, 1 - true_share]; None for four fifths of 1 - true_share.
+            label_names: C names; groups of names need them, in the order of the data.
+
+        Raises:
+            ValueError: a share is out of range, or the groups do not hold every label once.
+
+        Example:
+            >>> table = LabelTable.from_groups([["cat", "dog"], ["ship"]], label_names=["cat", "ship", "dog"])
+            >>> [round(value, 2) for value in table.soft_labels()[0].tolist()]
+            [0.5, 0.1, 0.4]
+
+        CIFAR-100 has such groups: from columns `fine` and `coarse` of its training file,
+
+            coarse_of = dict(zip(fine, coarse))
+            LabelTable.from_groups([coarse_of[label] for label in range(100)]).save("groups.safetensors")
+
+        and then `labelemb train cifar100 --mode emb-frozen --table groups.safetensors`, or decoupled-frozen.
+        """
+        rows = rows_of_groups(groups, true_share, group_share, label_names)
+        return cls.from_matrix(rows, label_names=label_names)
 
     @classmethod
     def load(cls, path: str | Path, label_names: Sequence[str] | None = None) -> "LabelTable":

@@ -231,8 +231,16 @@ def _check(settings: Settings, origin: str) -> None:
     soft_after = settings.loss.get("soft_after", 0.0)
     if soft_after >= 1 and not float(soft_after).is_integer():
         raise InputError(f"{origin}: {mode.section}.soft_after: expected a number of updates or a fraction below 1")
-    if isinstance(settings, ClassifySettings) and settings.augment.mixup and settings.augment.cutmix:
+    if not isinstance(settings, ClassifySettings):
+        return
+    mixup, cutmix = settings.augment.mixup, settings.augment.cutmix
+    if mixup and cutmix:
         raise InputError(f"{origin}: augment.mixup and augment.cutmix exclude each other")
+    if mode.takes_index and (mixup or cutmix):
+        raise InputError(
+            f"{origin}: {mode.name} goes by its earlier prediction for each single image, and augment.mixup and "
+            "augment.cutmix blend two: set them to 0"
+        )
 
 
 def _explain(details: Any, root: type[BaseModel]) -> str:

@@ -29,6 +29,7 @@ def make_module(
     label_names: Sequence[str],
     make_network: Callable[[], Network],
     join: Callable[[Network, SoftLabelLoss], Module],
+    num_examples: int | None = None,
 ) -> Module:
     """Network first, then criterion, each from its own seed: all modes of a seed start from the same network.
 
@@ -37,6 +38,7 @@ def make_module(
         label_names: C names, which a given label table must have been learned for.
         make_network: builds the network from torch's random state.
         join: puts network and criterion into the task's module.
+        num_examples: that are trained on, for modes that keep something of each.
 
     Raises:
         InputError: the settings of the loss or the label table do not fit.
@@ -44,15 +46,25 @@ def make_module(
     torch.manual_seed(derived_seed(settings.seed, "network"))
     network = make_network()
     torch.manual_seed(derived_seed(settings.seed, "criterion"))
-    criterion = _make_criterion(settings, network.num_features, label_names)
+    criterion = _make_criterion(settings, network.num_features, label_names, num_examples)
     torch.manual_seed(derived_seed(settings.seed, "training"))
     return join(network, criterion)
 
 
-def _make_criterion(settings: RunSettings, num_features: int, label_names: Sequence[str]) -> SoftLabelLoss:
+def _make_criterion(
+    settings: RunSettings, num_features: int, label_names: Sequence[str], num_examples: int | None
+) -> SoftLabelLoss:
     with input_errors(f"mode {settings.mode}: "):
         table = None if settings.table is None else load_table(settings.table, label_names)
-        return make_criterion(settings.mode, num_features, len(label_names), table=table, **settings.criterion_options)
+        return make_criterion(
+            settings.mode,
+            num_features,
+            len(label_names),
+            num_examples=num_examples,
+            num_epochs=settings.epochs,
+            table=table,
+            **settings.criterion_options,
+        )
 
 
 def save_table(criterion: SoftLabelLoss, label_names: Sequence[str], path: Path) -> None:
