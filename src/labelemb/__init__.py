@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from labelemb.losses.decoupled import DecoupledLabelEmbeddingLoss
     from labelemb.losses.label_embedding import LabelEmbeddingLoss
     from labelemb.losses.large.fused import FusedLabelEmbeddingLoss
+    from labelemb.losses.low_rank_table import LowRankTable
     from labelemb.losses.table import LabelTable
     from labelemb.losses.terms import LossTerms
 
@@ -20,6 +21,7 @@ __all__ = [
     "LabelEmbeddingLoss",
     "LabelTable",
     "LossTerms",
+    "LowRankTable",
 ]
 
 _HOMES = {
@@ -28,6 +30,7 @@ _HOMES = {
     "FusedLabelEmbeddingLoss": "labelemb.losses.large.fused",
     "LabelEmbeddingLoss": "labelemb.losses.label_embedding",
     "LabelTable": "labelemb.losses.table",
+    "LowRankTable": "labelemb.losses.low_rank_table",
     "LossTerms": "labelemb.losses.terms",
 }
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from labelemb.losses.arguments import check_plain_linear, checked_features, is_traced
 from labelemb.losses.closed_form import index_terms
-from labelemb.losses.counted_table import CountedTable
 from labelemb.losses.items import Reduction, expected, expected_rows, is_distribution
 from labelemb.losses.large.fused import fused_terms
 from labelemb.losses.large.fused_pass import Inputs
 from labelemb.losses.large.label_plan import LabelPlan
+from labelemb.losses.others_table import OthersTable
 from labelemb.losses.soft_label import FiveTermLoss, Options
 from labelemb.losses.table import LabelTable, make_table
 from labelemb.losses.terms import LossTerms, Weights, widened
@@ -139,7 +139,7 @@ class LabelEmbeddingLoss(FiveTermLoss):
         class_weight: Tensor | Sequence[float] | None = None,
         ignore_index: int = -100,
         reduction: Reduction = "mean",
-        table: LabelTable | CountedTable | None = None,
+        table: LabelTable | OthersTable | None = None,
         freeze_table: bool = False,
         **unknown: Never,
     ) -> None:
@@ -155,7 +155,7 @@ class LabelEmbeddingLoss(FiveTermLoss):
         self.cap = cap
         self.cap_weight = cap_weight
         self.weights.check()
-        given = table.as_label_table() if isinstance(table, CountedTable) else table
+        given = table if table is None or isinstance(table, LabelTable) else table.as_label_table()
         self.table = make_table(num_classes, rank, given, freeze_table)
         self.aux_head = None if freeze_table else nn.Linear(num_features, num_classes)
 
@@ -233,7 +233,7 @@ def frozen_label_embedding(
     num_features: int,
     num_classes: int,
     *,
-    table: LabelTable | CountedTable,
+    table: LabelTable | OthersTable,
     hard_weight: float = 0.5,
     soft_weight: float = 0.5,
     **options: Unpack[Options],

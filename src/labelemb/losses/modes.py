@@ -7,13 +7,15 @@ from typing import Any
 
 from labelemb.losses.catalogue import MODES
 from labelemb.losses.counted_table import CountedTable
+from labelemb.losses.low_rank_table import LowRankTable
+from labelemb.losses.others_table import OthersTable
 from labelemb.losses.soft_label import SoftLabelLoss
 from labelemb.losses.soft_rows import read_rows
 from labelemb.losses.table import LabelTable
 
 
 def make_criterion(
-    mode: str, num_features: int, num_classes: int, *, table: LabelTable | CountedTable | None = None, **options: Any
+    mode: str, num_features: int, num_classes: int, *, table: LabelTable | OthersTable | None = None, **options: Any
 ) -> SoftLabelLoss:
     """The criterion of a mode.
 
@@ -42,12 +44,14 @@ def make_criterion(
     return criterion
 
 
-def load_table(path: str | Path, label_names: Sequence[str] | None = None) -> LabelTable | CountedTable:
-    """A table of either kind, as `save` wrote it.
+def load_table(path: str | Path, label_names: Sequence[str] | None = None) -> LabelTable | OthersTable:
+    """A table of any kind, as `save` wrote it.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, of no kind that there is, or of other labels.
     """
     tensors, _ = read_rows(path)
-    return CountedTable.load(path, label_names) if "shares" in tensors else LabelTable.load(path, label_names)
+    kinds: dict[str, type[CountedTable | LowRankTable]] = {"shares": CountedTable, "codes": LowRankTable}
+    kind = next((kind for name, kind in kinds.items() if name in tensors), LabelTable)
+    return kind.load(path, label_names)

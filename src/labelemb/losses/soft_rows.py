@@ -1,11 +1,12 @@
 """What all tables of soft labels share: names, the nearest labels, and a file that says what it holds."""
 
+import copy
 import json
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import SupportsIndex
+from typing import SupportsIndex, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from labelemb.table_file import FORMAT, checked_label_names, checksum_of
 
 MAX_DENSE_CLASSES = 20_000
 _BLOCK_NUMEL = 2**24  # numbers in one block of rows when a large table is streamed: 64 MiB in float32
+
+Table = TypeVar("Table", bound="SoftRows")
 
 
 class SoftRows(nn.Module, ABC):
@@ -121,6 +124,32 @@ def check_dense(num_classes: int) -> None:
             f"a dense table of {num_classes:,} x {num_classes:,} labels takes {gigabytes:.1f} GB, and four times that "
             f"with gradient and Adam state; above {MAX_DENSE_CLASSES:,} labels use a low-rank table, e.g. rank=256"
         )
+
+
+def check_every_row(num_classes: int) -> None:
+    """Refuse class probabilities as targets above 20,000 labels: their expectation needs every row at once.
+
+    Raises:
+        ValueError: there are more labels.
+    """
+    if num_classes > MAX_DENSE_CLASSES:
+        raise ValueError(
+            f"targets of class probabilities need every row of the table at once, {num_classes:,} x "
+            f"{num_classes:,}: above {MAX_DENSE_CLASSES:,} labels give class indices"
+        )
+
+
+def own_copy(table: Table, *, frozen: bool = False) -> Table:
+    """A table of its own with the same values; a frozen one holds buffers under the same names."""
+    own = copy.deepcopy(table)
+    for module in own.modules():
+        for name, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            delattr(module, name)
+            if frozen:
+                module.register_buffer(name, value.detach())
+            else:
+                module.register_parameter(name, nn.Parameter(value.detach()))
+    return own
 
 
 def read_rows(path: str | Path) -> tuple[dict[str, Tensor], list[str] | None]:
