@@ -6,38 +6,24 @@ own, and r_y is learned by counting what the network itself predicts. docs/metho
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Never, Unpack
+from typing import Never, Unpack
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from labelemb.losses.arguments import is_traced, is_transformed
+from labelemb.losses.arguments import check_plain_linear, is_traced, is_transformed
 from labelemb.losses.decoupled_closed_form import decoupled_index_terms
 from labelemb.losses.decoupled_tables import make_others_table
 from labelemb.losses.hits import Hits, hits_of, match_values
 from labelemb.losses.items import Reduction, expected, expected_rows, is_distribution
+from labelemb.losses.large.fused_decoupled import fused_decoupled_terms
+from labelemb.losses.large.label_plan import LabelPlan
 from labelemb.losses.others import log_rests, weighted_entropy
 from labelemb.losses.others_table import OthersTable
 from labelemb.losses.soft_label import Options, SoftLabelLoss
 from labelemb.losses.table import LabelTable
-from labelemb.losses.terms import check_weights
-
-
-class DecoupledTerms(NamedTuple):
-    """The terms, unweighted, and the loss they make. Each 0-d, or (N,) with reduction "none".
-
-    hard: cross entropy with the target, for comparison with other modes; no part of the loss. certainty: binary cross
-    entropy of the label's probability with 1 - epsilon. shape: cross entropy of the learned row with the prediction
-    over the other labels. match: what trains a low-rank table; 0 where rows are counted. total: certainty +
-    shape_weight*shape + match, what `forward` returns.
-    """
-
-    hard: Tensor
-    certainty: Tensor
-    shape: Tensor
-    match: Tensor
-    total: Tensor
+from labelemb.losses.terms import DecoupledTerms, check_weights
 
 
 def log_odds(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -172,6 +158,33 @@ class DecoupledLabelEmbeddingLoss(SoftLabelLoss):
         shape = shape_values(log_mass, logits, rows)
         match = torch.zeros_like(hard) if log_rows is None else match_values(logits.detach(), target, log_rows)
         return torch.stack([hard, certainty, shape, match])
+
+    def fused_terms(
+        self,
+        features: Tensor,
+        target: Tensor,
+        head: nn.Linear,
+        *,
+        num_items: Tensor | int | None = None,
+        chunk_size: int | None = None,
+        plan: LabelPlan | None = None,
+    ) -> DecoupledTerms:
+        """The terms over `head(features)`, without an (N, C) tensor; hits are counted as `forward` counts them."""
+        check_plain_linear(head)
+        if self.num_classes == 1:
+            return self.terms(head(features), target, num_items=num_items)
+        self.notice_call(head.weight)
+        return fused_decoupled_terms(
+            features,
+            (head.weight, head.bias),
+            self.table,
+            self.items(target, num_items),
+            epsilon=self.epsilon,
+            shape_weight=self.shape_weight,
+            counts=self._begins_counting(),
+            plan=plan,
+            chunk_size=chunk_size,
+        )
 
     def end_step(self) -> None:
         """Apply what the calls of this optimiser step counted; from now on nothing else ends a step."""

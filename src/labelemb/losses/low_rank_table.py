@@ -46,6 +46,11 @@ class LowRankTable(OthersTable):
         self.decoder_weight = nn.Parameter(torch.zeros(num_classes, rank))
         self.decoder_bias = nn.Parameter(torch.zeros(num_classes))
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether the rows are parameters; those of a frozen table are buffers."""
+        return "codes" in self._parameters
+
     def log_rows_of(self, target: Tensor) -> Tensor | None:
         """log r of indices (N,), (N, C), or for distributions of all labels, (C, C); None where the table is frozen.
 
@@ -54,7 +59,7 @@ class LowRankTable(OthersTable):
         Raises:
             ValueError: distributions, whose expectation needs every row, over too many labels for that.
         """
-        return self._log_rows(target) if "codes" in self._parameters else None
+        return self._log_rows(target) if self.is_trained else None
 
     def rows_of(self, target: Tensor, dtype: torch.dtype) -> Tensor:
         """The rows r of the same targets, without gradient."""
