@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from labelemb.losses.label_embedding import LabelEmbeddingLoss
     from labelemb.losses.large.fused import FusedLabelEmbeddingLoss
     from labelemb.losses.low_rank_table import LowRankTable
+    from labelemb.losses.neighbor_table import NeighborTable
     from labelemb.losses.table import LabelTable
     from labelemb.losses.terms import LossTerms
 
@@ -22,6 +23,7 @@ __all__ = [
     "LabelTable",
     "LossTerms",
     "LowRankTable",
+    "NeighborTable",
 ]
 
 _HOMES = {
@@ -31,6 +33,7 @@ _HOMES = {
     "LabelEmbeddingLoss": "labelemb.losses.label_embedding",
     "LabelTable": "labelemb.losses.table",
     "LowRankTable": "labelemb.losses.low_rank_table",
+    "NeighborTable": "labelemb.losses.neighbor_table",
     "LossTerms": "labelemb.losses.terms",
 }
 

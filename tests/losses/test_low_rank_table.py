@@ -204,9 +204,9 @@ def test_bad_settings_are_refused() -> None:
     table = made().table
     with pytest.raises(ValueError, match="rank must be at least 1, got 0"):
         DecoupledLabelEmbeddingLoss(C, rank=0)
-    with pytest.raises(ValueError, match="rank=2 contradicts the table's 3; leave it out"):
+    with pytest.raises(ValueError, match=r"rank=2 contradicts the table, .*; leave it out"):
         DecoupledLabelEmbeddingLoss(C, rank=2, table=table)
-    with pytest.raises(ValueError, match="rank=2 contradicts the table's None; leave it out"):
+    with pytest.raises(ValueError, match=r"rank=2 contradicts the table, .*; leave it out"):
         DecoupledLabelEmbeddingLoss(C, rank=2, table=CountedTable(C))
     many = DecoupledLabelEmbeddingLoss(20_001, rank=1)
     with pytest.raises(ValueError, match="above 20,000 labels give class indices"):

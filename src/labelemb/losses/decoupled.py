@@ -62,7 +62,8 @@ class DecoupledLabelEmbeddingLoss(SoftLabelLoss):
     no auxiliary head, no cap, no temperature and no warm-up, and `criterion(logits, target)` stands wherever
     nn.CrossEntropyLoss stands; features are accepted and not used.
 
-    Above 20,000 labels, `rank` trains rows r_y = softmax of (B a_y + c) over the other labels, by a further term
+    Above 20,000 labels there are two ways. `neighbors` counts rows that keep their largest shares alone. `rank` trains
+    rows r_y = softmax of (B a_y + c) over the other labels, by a further term
 
         match = [z_y = max z] * H(sg p~, r_y)
 
@@ -77,12 +78,15 @@ class DecoupledLabelEmbeddingLoss(SoftLabelLoss):
         epsilon: the share of the target that is not the label's, in [0, 1).
         shape_weight: at least 0; epsilon and uniform rows make label smoothing.
         momentum: of rows that are counted, in [0, 1).
-        rank: R of rows that are trained, at least 1; None for rows that are counted, up to 20,000 labels.
+        rank: R of rows that are trained, at least 1; None for rows that are counted.
+        neighbors: keep so many of a counted row's shares, the largest, and an even rest; None for all, up to 20,000
+            labels.
         class_weight: (C,) weights that multiply all terms of a label's items; the mean divides by their sum.
         ignore_index: items with this target have no part in any term.
         reduction: "mean", "sum" or "none" (one value an item, 0 for ignored ones).
-        table: learned rows to start from, which fix their kind: a CountedTable, a LowRankTable, or a LabelTable, whose
-            soft labels are taken without the label itself and counted further; it is copied.
+        table: learned rows to start from, which fix their kind but for `neighbors`, to which they may be cut: a
+            CountedTable, NeighborTable or LowRankTable, or a LabelTable, whose soft labels are taken without the label
+            itself and counted further; it is copied.
         freeze_table: use `table` as it is.
 
     Calls take `logits` (N, C), `target` of indices (N,) or class probabilities (N, C), and `num_items`, which replaces
@@ -110,6 +114,7 @@ class DecoupledLabelEmbeddingLoss(SoftLabelLoss):
         shape_weight: float = 1.0,
         momentum: float = 0.99,
         rank: int | None = None,
+        neighbors: int | None = None,
         class_weight: Tensor | Sequence[float] | None = None,
         ignore_index: int = -100,
         reduction: Reduction = "mean",
@@ -125,7 +130,9 @@ class DecoupledLabelEmbeddingLoss(SoftLabelLoss):
             raise ValueError(f"epsilon must lie in 0 to 1, 1 excluded, got {epsilon}")
         self.epsilon = epsilon
         self.shape_weight = shape_weight
-        self.table = make_others_table(num_classes, momentum, rank, table, freeze_table)
+        self.table = make_others_table(
+            num_classes, momentum=momentum, rank=rank, neighbors=neighbors, table=table, freeze=freeze_table
+        )
         self._steps_end_elsewhere = False
 
     @property
@@ -236,9 +243,16 @@ def frozen_decoupled(
     table: OthersTable | LabelTable,
     epsilon: float = 0.1,
     shape_weight: float = 1.0,
+    neighbors: int | None = None,
     **options: Unpack[Options],
 ) -> DecoupledLabelEmbeddingLoss:
     """The loss with learned rows that stay as they are."""
     return DecoupledLabelEmbeddingLoss(
-        num_classes, epsilon=epsilon, shape_weight=shape_weight, table=table, freeze_table=True, **options
+        num_classes,
+        epsilon=epsilon,
+        shape_weight=shape_weight,
+        neighbors=neighbors,
+        table=table,
+        freeze_table=True,
+        **options,
     )

@@ -8,6 +8,7 @@ from typing import Any
 from labelemb.losses.catalogue import MODES
 from labelemb.losses.counted_table import CountedTable
 from labelemb.losses.low_rank_table import LowRankTable
+from labelemb.losses.neighbor_table import NeighborTable
 from labelemb.losses.others_table import OthersTable
 from labelemb.losses.soft_label import SoftLabelLoss
 from labelemb.losses.soft_rows import read_rows
@@ -52,6 +53,7 @@ def load_table(path: str | Path, label_names: Sequence[str] | None = None) -> La
         ValueError: it is damaged, of no kind that there is, or of other labels.
     """
     tensors, _ = read_rows(path)
-    kinds: dict[str, type[CountedTable | LowRankTable]] = {"shares": CountedTable, "codes": LowRankTable}
+    kinds: dict[str, type[CountedTable | LowRankTable | NeighborTable]]
+    kinds = {"shares": CountedTable, "codes": LowRankTable, "neighbors": NeighborTable}
     kind = next((kind for name, kind in kinds.items() if name in tensors), LabelTable)
     return kind.load(path, label_names)

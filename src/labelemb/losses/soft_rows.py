@@ -68,7 +68,7 @@ class SoftRows(nn.Module, ABC):
             self._indices(labels), dtype=torch.long, device=next(iter(self.state_dict().values())).device
         )
         results: list[list[tuple[str | int, float]]] = []
-        for block in _blocks(wanted, self.num_classes):
+        for block in row_blocks(wanted, self.num_classes):
             soft = self.soft_labels(block)  # (K, C)
             without = block[soft.isnan().any(dim=1)]
             if len(without):
@@ -177,7 +177,7 @@ def filled(table: SoftRows, tensors: dict[str, Tensor], path: str | Path, label_
     table.load_state_dict(tensors, assign=True)
 
 
-def _blocks(labels: Tensor, num_classes: int) -> Iterator[Tensor]:
+def row_blocks(labels: Tensor, num_classes: int) -> Iterator[Tensor]:
     block_size = max(1, _BLOCK_NUMEL // num_classes)
     for start in range(0, len(labels), block_size):
         yield labels[start : start + block_size]

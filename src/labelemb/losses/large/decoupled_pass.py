@@ -14,7 +14,7 @@ from torch import Tensor
 
 from labelemb.losses.counted_table import CountedTable
 from labelemb.losses.large.blocks import block_rows, blocks, keep
-from labelemb.losses.large.decoupled_rows import Buffers, CountedRows, Predictions, Rows, TrainedRows
+from labelemb.losses.large.decoupled_rows import Buffers, CountedRows, NeighborRows, Predictions, Rows, TrainedRows
 from labelemb.losses.large.fused_call import Gradients
 from labelemb.losses.large.gradient_sum import GradientSum
 from labelemb.losses.large.label_plan import Chunk, LabelPlan
@@ -22,6 +22,7 @@ from labelemb.losses.large.linear import Linear
 from labelemb.losses.large.soft_labels import SoftLabels
 from labelemb.losses.large.table_rows import LowRankRows
 from labelemb.losses.low_rank_table import LowRankTable
+from labelemb.losses.neighbor_table import NeighborTable
 from labelemb.losses.others_table import OthersTable
 from labelemb.losses.terms import widened
 
@@ -119,12 +120,14 @@ class DecoupledPass:
         return Buffers(
             buffer(labels if isinstance(table, CountedTable | LowRankTable) else 0, dtype),
             buffer(labels if isinstance(table, LowRankTable) else 0, self.settings.product_dtype),
-            buffer(min(self.block_rows, max(items, labels)), dtype),
+            buffer(0 if isinstance(table, NeighborTable) else min(self.block_rows, max(items, labels)), dtype),
         )
 
     def _rows(self, table: OthersTable, buffers: Buffers) -> Rows:
         if isinstance(table, CountedTable):
             return CountedRows(table, self.plan, buffers, counts=self.settings.counts)
+        if isinstance(table, NeighborTable):
+            return NeighborRows(table, self.plan, buffers, counts=self.settings.counts)
         assert isinstance(table, LowRankTable)
         assert self.inputs.codes is not None
         decoder = self._linear("decoder_weight", "decoder_bias")

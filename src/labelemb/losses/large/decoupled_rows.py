@@ -14,8 +14,9 @@ from labelemb.losses.hits import Hits
 from labelemb.losses.large.blocks import blocks
 from labelemb.losses.large.label_plan import Chunk, LabelPlan
 from labelemb.losses.large.matches import Matches, match_gradient, match_value
-from labelemb.losses.large.soft_labels import DenseSoftLabels, SoftLabels
+from labelemb.losses.large.soft_labels import DenseSoftLabels, SoftLabels, SparseSoftLabels
 from labelemb.losses.large.table_rows import LowRankRows
+from labelemb.losses.neighbor_table import NeighborTable
 
 
 class Predictions:
@@ -81,6 +82,36 @@ class CountedRows:
             num_hits = self._matches.weight[places]
             means = self._matches.predictions[places] / num_hits.clamp_min(1)[:, None]
             self._table.add(Hits(self._labels[places], num_hits, means))
+
+
+class NeighborRows:
+    """Counted rows that keep their largest shares; counts: whether their hits are."""
+
+    def __init__(self, table: NeighborTable, plan: LabelPlan, buffers: "Buffers", *, counts: bool) -> None:
+        self._table, self._plan, self._counts = table, plan, counts
+        self.match = buffers.scratch.new_zeros(())
+
+    def begin(self, chunk: Chunk) -> None:
+        """Nothing: rows are read, and hits handed over, item by item."""
+
+    def soft_labels(self, items: slice) -> SoftLabels:
+        """The rows of the sorted items."""
+        indices, excess, rest = self._table.sparse_rows_of(self._plan.labels[self._plan.inverse[items]])
+        return SparseSoftLabels(indices, excess.to(self.match.dtype), rest.to(self.match.dtype))
+
+    def take(self, predictions: Predictions) -> None:
+        """Hand the table the hits."""
+        if not self._counts or not predictions.any_hit:
+            return
+        hits, labels = predictions.hits.squeeze(1), self._plan.labels[self._plan.inverse[predictions.items]]
+        exponentials, mass = predictions.exponentials, predictions.mass
+        if hits.device.type == "cpu":  # elsewhere their number would wait for the device
+            which = hits.nonzero().squeeze(1)
+            exponentials, mass, labels, hits = exponentials[which], mass[which], labels[which], hits[which]
+        self._table.add(Hits(labels, hits, exponentials / mass))
+
+    def end(self) -> None:
+        """Nothing: see `begin`."""
 
 
 class TrainedRows:
