@@ -174,9 +174,7 @@ MODES: dict[str, Mode] = {
             (
                 *_DECOUPLED,
                 _MOMENTUM,
-                Setting(
-                    "rank", None, "train rows of this rank, no counting; null counts", int, 1, optional=True
-                ),
+                Setting("rank", None, "train rows of this rank, no counting; null counts", int, 1, optional=True),
                 _NEIGHBORS,
             ),
             has_table=True,
