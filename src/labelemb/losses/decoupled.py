@@ -16,7 +16,7 @@ from labelemb.losses.arguments import check_plain_linear, is_traced, is_transfor
 from labelemb.losses.decoupled_closed_form import decoupled_index_terms
 from labelemb.losses.decoupled_tables import make_others_table
 from labelemb.losses.hits import Hits, hits_of, match_values
-from labelemb.losses.items import Reduction, expected, expected_rows, is_distribution
+from labelemb.losses.items import Reduction, SparseTarget, dense_target, expected, expected_rows, is_distribution
 from labelemb.losses.large.fused_decoupled import fused_decoupled_terms
 from labelemb.losses.large.label_plan import LabelPlan
 from labelemb.losses.others import log_rests, weighted_entropy
@@ -169,7 +169,7 @@ class DecoupledLabelEmbeddingLoss(SoftLabelLoss):
     def fused_terms(
         self,
         features: Tensor,
-        target: Tensor,
+        target: Tensor | SparseTarget,
         head: nn.Linear,
         *,
         num_items: Tensor | int | None = None,
@@ -177,6 +177,7 @@ class DecoupledLabelEmbeddingLoss(SoftLabelLoss):
         plan: LabelPlan | None = None,
     ) -> DecoupledTerms:
         """The terms over `head(features)`, without an (N, C) tensor; hits are counted as `forward` counts them."""
+        target = dense_target(target, type(self).__name__)
         check_plain_linear(head)
         if self.num_classes == 1:
             return self.terms(head(features), target, num_items=num_items)

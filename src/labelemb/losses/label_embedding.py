@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from labelemb.losses.arguments import check_plain_linear, checked_features, is_traced
 from labelemb.losses.closed_form import index_terms
-from labelemb.losses.items import Reduction, expected, expected_rows, is_distribution
+from labelemb.losses.items import Reduction, SparseTarget, dense_target, expected, expected_rows, is_distribution
 from labelemb.losses.large.fused import fused_terms
 from labelemb.losses.large.fused_pass import Inputs
 from labelemb.losses.large.label_plan import LabelPlan
@@ -186,7 +186,7 @@ class LabelEmbeddingLoss(FiveTermLoss):
     def fused_terms(
         self,
         features: Tensor,
-        target: Tensor,
+        target: Tensor | SparseTarget,
         head: nn.Linear,
         *,
         num_items: Tensor | int | None = None,
@@ -194,6 +194,7 @@ class LabelEmbeddingLoss(FiveTermLoss):
         plan: LabelPlan | None = None,
     ) -> LossTerms:
         """The terms over `head(features)`, without an (N, C) tensor; soft is 0 while its weight is, which skips it."""
+        target = dense_target(target, type(self).__name__)
         check_plain_linear(head)
         self.notice_call(head.weight)
         aux, table = self.aux_head, self.table

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from labelemb.losses.arguments import check_plain_linear
-from labelemb.losses.items import Items, targets_and_factors
+from labelemb.losses.items import Items, SparseTarget, targets_and_factors
 from labelemb.losses.large.fused_call import (
     check_inputs,
     check_items,
@@ -57,7 +57,7 @@ class FusedLabelEmbeddingLoss(nn.Module):
     def forward(
         self,
         features: Tensor,
-        target: Tensor,
+        target: Tensor | SparseTarget,
         *,
         num_items: Tensor | int | None = None,
         chunk_size: int | None = None,
@@ -69,7 +69,7 @@ class FusedLabelEmbeddingLoss(nn.Module):
     def terms(
         self,
         features: Tensor,
-        target: Tensor,
+        target: Tensor | SparseTarget,
         *,
         num_items: Tensor | int | None = None,
         chunk_size: int | None = None,
