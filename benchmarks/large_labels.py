@@ -1,17 +1,19 @@
 """Time and memory of one training step (forward and backward) over large label sets.
 
-    python -m benchmarks.large_labels --size small|large|million|sweep|nearest [--rounds 5] [--output FILE]
+    python -m benchmarks.large_labels --size small|large|million|sweep|nearest [--variants NAMES] [--output FILE]
 
 * cross-entropy: F.linear and F.cross_entropy;
 * linear-cross-entropy: F.linear_cross_entropy with its chunks (where this torch has it);
 * direct: the label embedding loss as its definition stands, every intermediate an (N, C) tensor, gradients by autograd;
-* fused: labelemb.
+* fused: labelemb;
+* decoupled-direct: the decoupled loss with rows of low rank, as its definition stands;
+* decoupled-low-rank, decoupled-sparse: labelemb, with rows of low rank and with the 32 largest shares of counted rows.
 
-Labels follow Zipf's law; half of the items are matched: their features point to their label's row of the auxiliary
-head. Times are paired: each round runs all variants, every other round backwards, in one process. Memory is measured
-for each variant in a process of its own: the growth of its peak resident set (on a GPU: of the allocator's peak) during
-one step, less the bytes of the gradients it leaves, so above parameters and gradients. Axes: N items, C classes, D
-features, R rank, U distinct labels.
+Labels follow Zipf's law; half of the items are matched: their features point to their label's row of the head, and of
+the auxiliary head where there is one. Times are paired: each round runs all variants, every other round backwards, in
+one process. Memory is measured for each variant in a process of its own: the growth of its peak resident set (on a GPU:
+of the allocator's peak) during one step, less the bytes of the gradients it leaves, so above parameters and gradients.
+Axes: N items, C classes, D features, R rank, U distinct labels.
 """
 
 import argparse
@@ -28,8 +30,10 @@ from benchmarks.measure import environment_of, in_own_process, in_turn, peak_byt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from labelemb.losses.decoupled import DecoupledLabelEmbeddingLoss
 from labelemb.losses.label_embedding import LabelEmbeddingLoss
-from labelemb.losses.large.fused import FusedLabelEmbeddingLoss
+from labelemb.losses.low_rank_table import LowRankTable
+from labelemb.losses.soft_label import SoftLabelLoss
 from labelemb.losses.table import LabelTable
 
 
@@ -53,25 +57,39 @@ SWEEP += [Size(1024, 20_000, 256, 256, num_seen) for num_seen in (16, 256, 1_024
 NUM_NEAREST = 256
 
 
+NUM_NEIGHBORS = 32
+
+
 class Problem(NamedTuple):
-    criterion: LabelEmbeddingLoss
+    criterion: SoftLabelLoss | None
     head: nn.Linear
     features: Tensor
     target: Tensor
 
 
-def make_problem(size: Size, device: str) -> Problem:
+def make_problem(size: Size, device: str, variant: str) -> Problem:
     """Parameters as they are initialised, and items of which half are matched."""
     torch.manual_seed(0)
     with torch.device(device):
-        criterion = LabelEmbeddingLoss(size.num_features, size.num_classes, rank=size.rank)
         head = nn.Linear(size.num_features, size.num_classes)
         target = zipf_labels(size)
         features = torch.randn(size.num_items, size.num_features)
-    assert criterion.aux_head is not None
+        criterion = make_criterion(size, variant)
+    heads = [head, criterion.aux_head] if isinstance(criterion, LabelEmbeddingLoss) else [head]
     with torch.no_grad():  # a row's squared norm is 1/3: a gold logit of 10, the others' within about 2
-        features[::2] = 30 * criterion.aux_head.weight[target[::2]]
+        features[::2] = 30 * sum(one.weight[target[::2]] for one in heads if one is not None)
     return Problem(criterion, head, features.requires_grad_(), target)
+
+
+def make_criterion(size: Size, variant: str) -> SoftLabelLoss | None:
+    """What a variant learns beside the head."""
+    if variant in ("direct", "fused"):
+        return LabelEmbeddingLoss(size.num_features, size.num_classes, rank=size.rank)
+    if variant == "decoupled-sparse":
+        return DecoupledLabelEmbeddingLoss(size.num_classes, neighbors=NUM_NEIGHBORS)
+    if variant.startswith("decoupled"):
+        return DecoupledLabelEmbeddingLoss(size.num_classes, rank=size.rank)
+    return None
 
 
 def zipf_labels(size: Size) -> Tensor:
@@ -96,6 +114,7 @@ def linear_cross_entropy(problem: Problem) -> Tensor:
 
 def direct(problem: Problem) -> Tensor:
     criterion, head, features, target = problem
+    assert isinstance(criterion, LabelEmbeddingLoss)
     assert criterion.aux_head is not None
     gold = target[:, None]
     log_probs = head(features).log_softmax(1)  # (N, C), as all below
@@ -115,15 +134,39 @@ def direct(problem: Problem) -> Tensor:
     return loss
 
 
+def decoupled_direct(problem: Problem) -> Tensor:
+    criterion, head, features, target = problem
+    assert isinstance(criterion, DecoupledLabelEmbeddingLoss)
+    assert isinstance(criterion.table, LowRankTable)
+    gold, table = target[:, None], criterion.table
+    logits = head(features)  # (N, C), as all below
+    others = logits.scatter(1, gold, -torch.inf)
+    log_others = others.log_softmax(1).scatter(1, gold, 0)
+    row_logits = F.linear(table.codes[target], table.decoder_weight, table.decoder_bias)
+    log_rows = row_logits.scatter(1, gold, -torch.inf).log_softmax(1).scatter(1, gold, 0)
+    rows = log_rows.detach().exp().scatter(1, gold, 0)
+
+    odds = logits.gather(1, gold).squeeze(1) - others.logsumexp(1)  # (N,)
+    certainty = -(1 - criterion.epsilon) * F.logsigmoid(odds) - criterion.epsilon * F.logsigmoid(-odds)
+    shape = -(rows * log_others).sum(1)
+    hits = logits.gather(1, gold).squeeze(1) == logits.max(1).values
+    match = -(hits * (log_others.detach().exp().scatter(1, gold, 0) * log_rows).sum(1))
+    loss: Tensor = (certainty + criterion.shape_weight * shape + match).mean()
+    return loss
+
+
 def fused(problem: Problem) -> Tensor:
-    loss: Tensor = FusedLabelEmbeddingLoss(problem.criterion, problem.head)(problem.features, problem.target)
+    assert problem.criterion is not None
+    loss = problem.criterion.fused(problem.features, problem.target, problem.head)
+    problem.criterion.end_step()  # what the items counted is part of the step
     return loss
 
 
 VARIANTS: dict[str, Callable[[Problem], Tensor]] = {"cross-entropy": cross_entropy}
 if hasattr(F, "linear_cross_entropy"):
     VARIANTS["linear-cross-entropy"] = linear_cross_entropy
-VARIANTS |= {"direct": direct, "fused": fused}
+VARIANTS |= {"direct": direct, "fused": fused, "decoupled-direct": decoupled_direct}
+VARIANTS |= {"decoupled-low-rank": fused, "decoupled-sparse": fused}
 
 
 def step_seconds(variant: str, problem: Problem) -> float:
@@ -139,19 +182,20 @@ def step_seconds(variant: str, problem: Problem) -> float:
 
 
 def parameters(problem: Problem) -> list[Tensor]:
-    return [problem.features, *problem.head.parameters(), *problem.criterion.parameters()]
+    learned = [] if problem.criterion is None else list(problem.criterion.parameters())
+    return [problem.features, *problem.head.parameters(), *learned]
 
 
-def paired_seconds(variants: list[str], problem: Problem, rounds: int) -> dict[str, list[float]]:
+def paired_seconds(problems: dict[str, Problem], rounds: int) -> dict[str, list[float]]:
     """Seconds of each variant in each round, one round for warming up left out."""
-    seconds = in_turn({variant: partial(step_seconds, variant, problem) for variant in variants}, rounds + 1)
-    return {variant: values[1:] for variant, values in seconds.items()}
+    steps = {variant: partial(step_seconds, variant, problem) for variant, problem in problems.items()}
+    return {variant: values[1:] for variant, values in in_turn(steps, rounds + 1).items()}
 
 
 def step_memory(variant: str, size: Size, device: str) -> dict[str, float]:
     """MB (10^6 bytes) of one step in this process, which must be fresh: a peak does not go down again."""
-    step_seconds(variant, make_problem(Size(8, 16, 4, 2), device))  # libraries allocate at their first use
-    problem = make_problem(size, device)
+    step_seconds(variant, make_problem(Size(8, 16, 4, 2), device, variant))  # libraries allocate at their first use
+    problem = make_problem(size, device, variant)
     before = peak_bytes(torch.device(device))
     start = time.perf_counter()
     VARIANTS[variant](problem).backward()  # type: ignore[no-untyped-call]
@@ -177,9 +221,9 @@ def memory_in_own_process(variant: str, size: Size, device: str) -> dict[str, fl
 def measure(size: Size, variants: list[str], device: str, rounds: int) -> list[dict[str, Any]]:
     """One row a variant: memory, and median seconds, their spread and the ratio to cross entropy, round by round."""
     memory = {variant: memory_in_own_process(variant, size, device) for variant in variants}
-    problem = make_problem(size, device)
-    distinct = len(set(problem.target.tolist())) / size.num_items
-    seconds = paired_seconds(variants, problem, rounds) if rounds else {}
+    problems = {variant: make_problem(size, device, variant) for variant in variants}
+    distinct = len(set(problems[variants[0]].target.tolist())) / size.num_items
+    seconds = paired_seconds(problems, rounds) if rounds else {}
     rows = []
     for variant in variants:
         row: dict[str, Any] = {"variant": variant, **size._asdict(), "distinct": distinct, **memory[variant]}
@@ -220,17 +264,20 @@ def measure_nearest(device: str) -> list[dict[str, Any]]:
     return [{"num_labels": NUM_NEAREST, "num_classes": size.num_classes, "seconds": seconds, "extra_mb": extra}]
 
 
-def run(name: str, device: str, rounds: int) -> list[dict[str, Any]]:
+def run(name: str, device: str, rounds: int, variants: list[str] | None) -> list[dict[str, Any]]:
     if name == "nearest":
         return measure_nearest(device)
     if name == "sweep":
         return [row for size in SWEEP for row in measure(size, ["cross-entropy", "fused"], device, rounds)]
-    return measure(SIZES[name], ["fused"] if name == "million" else list(VARIANTS), device, rounds)
+    if variants is None:
+        variants = ["fused", "decoupled-sparse", "decoupled-low-rank"] if name == "million" else list(VARIANTS)
+    return measure(SIZES[name], variants, device, rounds)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--size", choices=[*SIZES, "sweep", "nearest"], default="small")
+    parser.add_argument("--variants", help="some of them, with commas; times are compared with the first")
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds after one for warming up; 0: memory alone")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -244,7 +291,7 @@ def main() -> None:
         return
     torch.set_num_threads(options.threads)
     environment = environment_of("benchmarks.large_labels", torch.device(options.device))
-    rows = run(options.size, options.device, options.rounds)
+    rows = run(options.size, options.device, options.rounds, options.variants and options.variants.split(","))
     results = {"environment": environment, "size": options.size, "rounds": options.rounds, "rows": rows}
     write_results(options.output, results)
 

@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from labelemb.losses.decoupled import DecoupledLabelEmbeddingLoss
     from labelemb.losses.label_embedding import LabelEmbeddingLoss
     from labelemb.losses.large.fused import FusedLabelEmbeddingLoss
+    from labelemb.losses.low_rank_table import LowRankTable
+    from labelemb.losses.neighbor_table import NeighborTable
     from labelemb.losses.table import LabelTable
     from labelemb.losses.terms import LossTerms
 
@@ -20,6 +22,8 @@ __all__ = [
     "LabelEmbeddingLoss",
     "LabelTable",
     "LossTerms",
+    "LowRankTable",
+    "NeighborTable",
 ]
 
 _HOMES = {
@@ -28,6 +32,8 @@ _HOMES = {
     "FusedLabelEmbeddingLoss": "labelemb.losses.large.fused",
     "LabelEmbeddingLoss": "labelemb.losses.label_embedding",
     "LabelTable": "labelemb.losses.table",
+    "LowRankTable": "labelemb.losses.low_rank_table",
+    "NeighborTable": "labelemb.losses.neighbor_table",
     "LossTerms": "labelemb.losses.terms",
 }
 

@@ -37,6 +37,12 @@ def test_the_formula_in_force_has_its_numbers() -> None:
     assert described("smoothing", {"epsilon": 0.3}) == "smoothing: H((1 - 0.3)*y + 0.3/C, p)"
 
 
+def test_a_size_that_is_given_is_named() -> None:
+    assert "neighbors" not in described("decoupled", {})
+    assert described("decoupled", {"neighbors": 8}).endswith(", neighbors 8")
+    assert described("emb", {"rank": 64}).endswith(", rank 64")
+
+
 def test_a_mode_that_there_is_not_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"mode must be one of baseline, .*, got 'nothing'"):
         described("nothing", {})

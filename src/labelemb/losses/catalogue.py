@@ -50,6 +50,8 @@ class Mode:
     takes_index: bool = False
     """Whether it keeps something of each training example: calls take `index`, the constructor num_examples and
     num_epochs after num_classes."""
+    spared_by: tuple[str, ...] = ()
+    """The settings any of which, where given, makes do with less than that table."""
     formula: str = ""
     """The loss of one item, y the true label and p the prediction, with {setting} where one stands: see `described`."""
 
@@ -59,6 +61,10 @@ class Mode:
     def setting(self, name: str) -> Setting | None:
         """The setting of that name, None where the mode has none."""
         return next((setting for setting in self.settings if setting.name == name), None)
+
+    def keeps_all_rows(self, settings: Mapping[str, float | None]) -> bool:
+        """Whether it keeps a (C, C) table of its own with these settings."""
+        return self.needs_all_rows and all(settings.get(name) is None for name in self.spared_by)
 
 
 _HARD_WEIGHT = Setting("hard_weight", 0.5, "weight of the cross entropy with the true label")
@@ -84,6 +90,10 @@ _LEARNED = (
 _DECOUPLED = (
     Setting("epsilon", 0.1, "the share of the target that is not the label's", below=1),
     Setting("shape_weight", 1.0, "weight of the cross entropy over the other labels with the learned row"),
+)
+_MOMENTUM = Setting("momentum", 0.99, "of the counted rows", below=1)
+_NEIGHBORS = Setting(
+    "neighbors", None, "keep so many of a counted row's shares, the largest; null for all", int, 1, optional=True
 )
 _PAPER = "Sun et al. 2017, Label Embedding Network, arXiv 1710.10393"
 
@@ -164,36 +174,37 @@ MODES: dict[str, Mode] = {
             "learned soft labels in two statements: how sure (epsilon), and what else (rows counted from the network)",
             "this project, 2026: docs/method.md, section 11",
             "labelemb.losses.decoupled:DecoupledLabelEmbeddingLoss",
-            (*_DECOUPLED, Setting("momentum", 0.99, "of the counted rows", below=1)),
+            (
+                *_DECOUPLED,
+                _MOMENTUM,
+                Setting("rank", None, "train rows of this rank, no counting; null counts", int, 1, optional=True),
+                _NEIGHBORS,
+            ),
             has_table=True,
-            is_fused=False,
             needs_all_rows=True,
-            formula="BCE(1 - {epsilon}, p_y) + {shape_weight}*H(r_y, p~), r counted with momentum {momentum}",
+            spared_by=("rank", "neighbors"),
+            formula="BCE(1 - {epsilon}, p_y) + {shape_weight}*H(r_y, p~), r learned (counted: momentum {momentum})",
         ),
         Mode(
             "decoupled-start",
             "the decoupled form that goes on from a learned table (--table)",
             "this project, 2026: docs/method.md, section 11",
             "labelemb.losses.decoupled:DecoupledLabelEmbeddingLoss",
-            (*_DECOUPLED, Setting("momentum", 0.99, "of the counted rows", below=1)),
+            (*_DECOUPLED, _MOMENTUM, _NEIGHBORS),
             section="decoupled",
             takes_table=True,
             has_table=True,
-            is_fused=False,
-            needs_all_rows=True,
-            formula="BCE(1 - {epsilon}, p_y) + {shape_weight}*H(r_y, p~), r counted with momentum {momentum}",
+            formula="BCE(1 - {epsilon}, p_y) + {shape_weight}*H(r_y, p~), r learned (counted: momentum {momentum})",
         ),
         Mode(
             "decoupled-frozen",
             "the decoupled form with a learned table that stays as it is (--table)",
             "this project, 2026: docs/method.md, section 11",
             "labelemb.losses.decoupled:frozen_decoupled",
-            _DECOUPLED,
+            (*_DECOUPLED, _NEIGHBORS),
             section="decoupled",
             takes_table=True,
             has_table=True,
-            is_fused=False,
-            needs_all_rows=True,
             formula="BCE(1 - {epsilon}, p_y) + {shape_weight}*H(r_y, p~), r given",
         ),
         Mode(
@@ -290,4 +301,6 @@ def described(mode: str, settings: Mapping[str, float | None]) -> str:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
     values = {setting.name: setting.default for setting in MODES[mode].settings} | dict(settings)
     shown = {name: "null" if value is None else f"{value:g}" for name, value in values.items()}
-    return f"{mode}: {MODES[mode].formula.format(**shown)}"
+    sizes = [setting.name for setting in MODES[mode].settings if setting.kind is int]
+    given = [f"{name} {shown[name]}" for name in sizes if values[name] is not None]
+    return ", ".join([f"{mode}: {MODES[mode].formula.format(**shown)}", *given])

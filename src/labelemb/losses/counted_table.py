@@ -1,34 +1,19 @@
 """Rows that are counted and not trained: what a network thinks of beside the label when it is right."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from labelemb.losses.soft_rows import MAX_DENSE_CLASSES, SoftRows, filled, read_rows
-from labelemb.losses.table import LabelTable
-from labelemb.losses.wide_buffers import WideBuffers
+from labelemb.losses.counting import CountingTable, is_distributed
+from labelemb.losses.hits import Hits, HitSums
+from labelemb.losses.soft_rows import MAX_DENSE_CLASSES, filled, read_rows
 
 
-class Hits(NamedTuple):
-    """The correctly classified items of one call, by class index."""
-
-    labels: Tensor  # (N,) int64
-    weights: Tensor  # (N,) 1 for a hit, 0 for an item that is none
-    others: Tensor  # (N, C) p~, the prediction over the other labels; 0 on the label
-
-
-class HitSums(NamedTuple):
-    """The same of distributions as targets, summed by label."""
-
-    sums: Tensor  # (C, C)
-    counts: Tensor  # (C,)
-
-
-class CountedTable(WideBuffers, SoftRows):
+class CountedTable(CountingTable):
     """For each label the mean prediction over the other labels of its correctly classified items.
 
     With n hits of label y in a step, their mean m, and N_y hits so far, these counted,
@@ -62,7 +47,6 @@ class CountedTable(WideBuffers, SoftRows):
     """
 
     shares: Tensor
-    counts: Tensor
     wide_buffers: ClassVar[tuple[str, ...]] = ("shares", "counts")
 
     def __init__(
@@ -73,19 +57,15 @@ class CountedTable(WideBuffers, SoftRows):
         label_names: Sequence[str] | None = None,
         frozen: bool = False,
     ) -> None:
-        super().__init__(num_classes, label_names)
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must lie in 0 to 1, 1 excluded, got {momentum}")
+        super().__init__(num_classes, momentum=momentum, label_names=label_names, frozen=frozen)
         if num_classes > MAX_DENSE_CLASSES:
             raise ValueError(
                 f"counted rows of {num_classes:,} x {num_classes:,} labels take {num_classes**2 * 4 / 1e9:.1f} GB; "
-                f"above {MAX_DENSE_CLASSES:,} labels use LabelEmbeddingLoss with a low-rank table, e.g. rank=256"
+                f"above {MAX_DENSE_CLASSES:,} labels keep the largest shares alone, e.g. neighbors=32, or train rows "
+                "of low rank, e.g. rank=256"
             )
-        self.momentum = momentum
-        self.frozen = frozen
         uniform = torch.full((num_classes, num_classes), 1 / max(num_classes - 1, 1)).fill_diagonal_(0)
         self.register_buffer("shares", uniform)
-        self.register_buffer("counts", torch.zeros(num_classes))
         self._waiting: list[Hits | HitSums] = []
 
     def rows_of(self, target: Tensor, dtype: torch.dtype) -> Tensor:
@@ -102,14 +82,14 @@ class CountedTable(WideBuffers, SoftRows):
     def end_step(self) -> None:
         """Apply what was gathered, over all processes, as one step."""
         waiting, self._waiting = self._waiting, []
-        is_distributed = _is_distributed()
-        if self.frozen or not (waiting or is_distributed):
+        summed = is_distributed()
+        if self.frozen or not (waiting or summed):
             return
         by_index = [hits for hits in waiting if isinstance(hits, Hits)]
-        if len(by_index) == len(waiting) and not is_distributed:
+        if len(by_index) == len(waiting) and not summed:
             self._apply_rows(Hits(*(torch.cat(parts) for parts in zip(*by_index, strict=True))))
         else:
-            self._apply_sums(waiting, is_distributed)
+            self._apply_sums(waiting, summed)
 
     def _apply_rows(self, hits: Hits) -> None:
         """The step of the rows that were hit alone: a (C, C) table is not walked through for a batch of a few."""
@@ -119,49 +99,28 @@ class CountedTable(WideBuffers, SoftRows):
         moves = hits.others.to(self.shares.dtype) - self.shares[labels]  # (N, C); copied before the rows move
         self.shares.index_add_(0, labels, moves * steps[:, None])
 
-    def _apply_sums(self, waiting: list[Hits | HitSums], is_distributed: bool) -> None:
+    def _apply_sums(self, waiting: list[Hits | HitSums], summed: bool) -> None:
         sums, counts = torch.zeros_like(self.shares), torch.zeros_like(self.counts)
         for hits in waiting:
             if isinstance(hits, HitSums):
-                sums += hits.sums
-                counts += hits.counts
+                sums += hits.sums.to(sums.dtype)
+                counts += hits.counts.to(counts.dtype)
             else:
                 weights = hits.weights.to(counts.dtype)
                 sums.index_add_(0, hits.labels, hits.others.to(sums.dtype) * weights[:, None])
                 counts.index_add_(0, hits.labels, weights)
-        if is_distributed:
+        if summed:
             dist.all_reduce(sums)
             dist.all_reduce(counts)
         rates = self._rates(counts)[:, None]
         means = sums / counts.clamp_min(torch.finfo(counts.dtype).tiny)[:, None]
         self.shares.add_(rates * torch.where(counts[:, None] > 0, means - self.shares, 0))
 
-    def _rates(self, counts: Tensor) -> Tensor:
-        """a of each label (C,) for its number of hits in this step, which is added to those so far."""
-        self.counts.add_(counts)
-        return torch.maximum(1 - self.momentum**counts, counts / self.counts.clamp_min(torch.finfo(counts.dtype).tiny))
-
     @torch.no_grad()
     def soft_labels(self, labels: Tensor | None = None) -> Tensor:
         """The rows of `labels` (K,) int64, or all: (K, C), each sums to 1 over the other labels and is 0 on its own."""
         self._settle()
         return self.shares.clone() if labels is None else self.shares[labels]
-
-    def save(self, path: str | Path) -> None:
-        """Write the rows as a safetensors file with label names and a checksum, atomically."""
-        self._settle()
-        super().save(path)
-
-    def as_label_table(self, true_share: float = 0.5) -> LabelTable:
-        """A LabelTable whose soft labels have `true_share`, in (0, 1), on the label and the rest shared as here."""
-        if not 0 < true_share < 1:
-            raise ValueError(f"true_share must lie between 0 and 1, got {true_share}")
-        table = LabelTable(self.num_classes, label_names=self.label_names)
-        onehot = torch.eye(self.num_classes, device=self.shares.device)
-        soft = (1 - true_share) * self.soft_labels() + true_share * onehot
-        with torch.no_grad():
-            table.weight.copy_(soft.clamp_min(torch.finfo(torch.float32).tiny).log())
-        return table
 
     @classmethod
     def from_soft_labels(cls, soft_labels: Tensor, label_names: Sequence[str] | None = None) -> "CountedTable":
@@ -186,42 +145,3 @@ class CountedTable(WideBuffers, SoftRows):
         table = cls(len(tensors["shares"]), label_names=names)
         filled(table, tensors, path, label_names)
         return table
-
-    def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
-        self._settle()
-        write: Callable[..., None] = super()._save_to_state_dict
-        write(destination, prefix, keep_vars)
-
-    def _settle(self) -> None:
-        """Apply what waits before the rows are read; over several processes one alone may read, and must not wait."""
-        if not _is_distributed():
-            self.end_step()
-
-    def extra_repr(self) -> str:
-        """What `print` shows of it."""
-        return f"num_classes={self.num_classes}, momentum={self.momentum}, frozen={self.frozen}"
-
-
-def _is_distributed() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def make_counted_table(
-    num_classes: int, momentum: float, table: CountedTable | LabelTable | None, freeze: bool
-) -> CountedTable:
-    """The table of a criterion: a new one, or a copy of given rows.
-
-    Raises:
-        ValueError: the given table has other labels, or there is none to freeze.
-    """
-    if table is None:
-        if freeze:
-            raise ValueError("freeze_table=True needs learned rows: pass table=CountedTable.load(...)")
-        return CountedTable(num_classes, momentum=momentum)
-    if table.num_classes != num_classes:
-        raise ValueError(f"the table has {table.num_classes} labels, num_classes is {num_classes}")
-    own = CountedTable(num_classes, momentum=momentum, label_names=table.label_names, frozen=freeze)
-    given = table if isinstance(table, CountedTable) else CountedTable.from_soft_labels(table.soft_labels())
-    own.shares.copy_(given.soft_labels())
-    own.counts.copy_(given.counts)
-    return own

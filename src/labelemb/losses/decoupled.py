@@ -6,35 +6,24 @@ own, and r_y is learned by counting what the network itself predicts. docs/metho
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Never, Unpack
+from typing import Never, Unpack
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from labelemb.losses.arguments import is_traced, is_transformed
-from labelemb.losses.counted_table import CountedTable, Hits, HitSums, make_counted_table
+from labelemb.losses.arguments import check_plain_linear, is_traced, is_transformed
 from labelemb.losses.decoupled_closed_form import decoupled_index_terms
-from labelemb.losses.items import Reduction, expected, expected_rows, is_distribution
+from labelemb.losses.decoupled_tables import make_others_table
+from labelemb.losses.hits import Hits, hits_of, match_values
+from labelemb.losses.items import Reduction, SparseTarget, dense_target, expected, expected_rows, is_distribution
+from labelemb.losses.large.fused_decoupled import fused_decoupled_terms
+from labelemb.losses.large.label_plan import LabelPlan
+from labelemb.losses.others import log_rests, weighted_entropy
+from labelemb.losses.others_table import OthersTable
 from labelemb.losses.soft_label import Options, SoftLabelLoss
 from labelemb.losses.table import LabelTable
-from labelemb.losses.terms import check_weights
-
-
-class DecoupledTerms(NamedTuple):
-    """The terms, unweighted, and the loss they make. Each 0-d, or (N,) with reduction "none".
-
-    hard: cross entropy with the target, for comparison with other modes; no part of the loss. certainty: binary cross
-    entropy of the label's probability with 1 - epsilon. shape: cross entropy of the learned row with the prediction
-    over the other labels. match: what trains a low-rank table; 0 where rows are counted. total: certainty +
-    shape_weight*shape + match, what `forward` returns.
-    """
-
-    hard: Tensor
-    certainty: Tensor
-    shape: Tensor
-    match: Tensor
-    total: Tensor
+from labelemb.losses.terms import DecoupledTerms, check_weights
 
 
 def log_odds(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,13 +48,6 @@ def shape_values(log_mass: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
     return log_mass - (rows.detach() * logits).nansum(dim=1)
 
 
-def log_rests(log_probs: Tensor) -> Tensor:
-    """log(1 - p_c) of every label (N, C): of the likeliest by leaving it out; the others are at most one half."""
-    top = log_probs.argmax(dim=1, keepdim=True)
-    without = log_probs.scatter(1, top, -torch.inf)
-    return torch.log1p(-without.exp()).scatter(1, top, without.logsumexp(dim=1, keepdim=True))
-
-
 class DecoupledLabelEmbeddingLoss(SoftLabelLoss):
     """Learned soft labels whose two statements have a weight each: how sure, and what else.
 
@@ -80,6 +62,13 @@ class DecoupledLabelEmbeddingLoss(SoftLabelLoss):
     no auxiliary head, no cap, no temperature and no warm-up, and `criterion(logits, target)` stands wherever
     nn.CrossEntropyLoss stands; features are accepted and not used.
 
+    Above 20,000 labels there are two ways. `neighbors` counts rows that keep their largest shares alone. `rank` trains
+    rows r_y = softmax of (B a_y + c) over the other labels, by a further term
+
+        match = [z_y = max z] * H(sg p~, r_y)
+
+    which reaches the rows alone. Give them to an optimiser, best Adam with 1e-2 and without weight decay.
+
     What a training call counts is applied when the next one begins, or the table is read. Where one optimiser step has
     several calls (accumulation), call `end_step()` after it: from then on steps end there alone. Over several processes
     the counts are summed.
@@ -88,12 +77,16 @@ class DecoupledLabelEmbeddingLoss(SoftLabelLoss):
         num_classes: C.
         epsilon: the share of the target that is not the label's, in [0, 1).
         shape_weight: at least 0; epsilon and uniform rows make label smoothing.
-        momentum: of the rows, in [0, 1).
+        momentum: of rows that are counted, in [0, 1).
+        rank: R of rows that are trained, at least 1; None for rows that are counted.
+        neighbors: keep so many of a counted row's shares, the largest, and an even rest; None for all, up to 20,000
+            labels.
         class_weight: (C,) weights that multiply all terms of a label's items; the mean divides by their sum.
         ignore_index: items with this target have no part in any term.
         reduction: "mean", "sum" or "none" (one value an item, 0 for ignored ones).
-        table: learned rows to start from, a CountedTable or a LabelTable, whose soft labels are taken without the label
-            itself; it is copied.
+        table: learned rows to start from, which fix their kind but for `neighbors`, to which they may be cut: a
+            CountedTable, NeighborTable or LowRankTable, or a LabelTable, whose soft labels are taken without the label
+            itself and counted further; it is copied.
         freeze_table: use `table` as it is.
 
     Calls take `logits` (N, C), `target` of indices (N,) or class probabilities (N, C), and `num_items`, which replaces
@@ -120,10 +113,12 @@ class DecoupledLabelEmbeddingLoss(SoftLabelLoss):
         epsilon: float = 0.1,
         shape_weight: float = 1.0,
         momentum: float = 0.99,
+        rank: int | None = None,
+        neighbors: int | None = None,
         class_weight: Tensor | Sequence[float] | None = None,
         ignore_index: int = -100,
         reduction: Reduction = "mean",
-        table: CountedTable | LabelTable | None = None,
+        table: OthersTable | LabelTable | None = None,
         freeze_table: bool = False,
         **unknown: Never,
     ) -> None:
@@ -135,7 +130,9 @@ class DecoupledLabelEmbeddingLoss(SoftLabelLoss):
             raise ValueError(f"epsilon must lie in 0 to 1, 1 excluded, got {epsilon}")
         self.epsilon = epsilon
         self.shape_weight = shape_weight
-        self.table = make_counted_table(num_classes, momentum, table, freeze_table)
+        self.table = make_others_table(
+            num_classes, momentum=momentum, rank=rank, neighbors=neighbors, table=table, freeze=freeze_table
+        )
         self._steps_end_elsewhere = False
 
     @property
@@ -155,18 +152,47 @@ class DecoupledLabelEmbeddingLoss(SoftLabelLoss):
         """The values (4, N) of the terms by the functions above."""
         if self.num_classes == 1:  # there is nothing else to be, or to think of
             return (0 * logits).T.expand(4, -1)
-        rows = self.table.rows_of(target, logits.dtype)
-        if not is_distribution(target):
+        rows, log_rows = self._rows(target, logits.dtype)
+        if is_distribution(target):
+            log_probs = logits.log_softmax(dim=1)
+            rests = expected(log_rests(log_probs), target)
+            hard, rows = -expected(log_probs, target), expected_rows(target, rows)
+            log_mass = logits.logsumexp(dim=1) * target.sum(dim=1) + rests
+            certainty = (1 - self.epsilon) * hard - self.epsilon * rests
+        else:
             odds, log_mass = log_odds(logits, target)
             hard, certainty = -F.logsigmoid(odds), certainty_values(odds, self.epsilon)
-            return torch.stack([hard, certainty, shape_values(log_mass, logits, rows), torch.zeros_like(hard)])
-        log_probs = logits.log_softmax(dim=1)
-        rests = expected(log_rests(log_probs), target)
-        hard = -expected(log_probs, target)
-        log_mass = logits.logsumexp(dim=1) * target.sum(dim=1) + rests
-        shape = shape_values(log_mass, logits, expected_rows(target, rows))
-        certainty = (1 - self.epsilon) * hard - self.epsilon * rests
-        return torch.stack([hard, certainty, shape, torch.zeros_like(hard)])
+        shape = shape_values(log_mass, logits, rows)
+        match = torch.zeros_like(hard) if log_rows is None else match_values(logits.detach(), target, log_rows)
+        return torch.stack([hard, certainty, shape, match])
+
+    def fused_terms(
+        self,
+        features: Tensor,
+        target: Tensor | SparseTarget,
+        head: nn.Linear,
+        *,
+        num_items: Tensor | int | None = None,
+        chunk_size: int | None = None,
+        plan: LabelPlan | None = None,
+    ) -> DecoupledTerms:
+        """The terms over `head(features)`, without an (N, C) tensor; hits are counted as `forward` counts them."""
+        target = dense_target(target, type(self).__name__)
+        check_plain_linear(head)
+        if self.num_classes == 1:
+            return self.terms(head(features), target, num_items=num_items)
+        self.notice_call(head.weight)
+        return fused_decoupled_terms(
+            features,
+            (head.weight, head.bias),
+            self.table,
+            self.items(target, num_items),
+            epsilon=self.epsilon,
+            shape_weight=self.shape_weight,
+            counts=self._begins_counting(),
+            plan=plan,
+            chunk_size=chunk_size,
+        )
 
     def end_step(self) -> None:
         """Apply what the calls of this optimiser step counted; from now on nothing else ends a step."""
@@ -177,34 +203,36 @@ class DecoupledLabelEmbeddingLoss(SoftLabelLoss):
         self, logits: Tensor, target: Tensor, features: Tensor | None, item_factors: Tensor
     ) -> tuple[Tensor, Tensor]:
         # Two ways to the same values, as in label_embedding.py; tests/losses/test_decoupled.py holds them equal.
-        counts = self.training and torch.is_grad_enabled() and self.num_classes > 1 and not is_transformed()
-        if counts and not self._steps_end_elsewhere:
-            self.table.end_step()
+        counts = self._begins_counting()
         kept = item_factors != 0
         if is_distribution(target) or is_traced() or self.num_classes == 1:
             if counts:
-                self._count(logits.detach(), target, kept)
+                self.table.add(hits_of(logits.detach(), target, kept))
             return super()._reduced(logits, target, features, item_factors)
-        rows = self.table.rows_of(target, logits.dtype)
+        rows, log_rows = self._rows(target, logits.dtype)
         settings = self.epsilon, self.shape_weight, self.reduction != "none"
         found = decoupled_index_terms(logits, rows, target, item_factors, *settings)
         if counts:
             self.table.add(Hits(target, found.hits & kept, found.others))
-        return found.terms, found.total
+        if log_rows is None:
+            return found.terms, found.total
+        match = found.hits * weighted_entropy(found.others, log_rows) * item_factors
+        match = match.sum() if self.reduction != "none" else match
+        return torch.cat([found.terms[:3], match[None]]), found.total + match
 
-    def _count(self, logits: Tensor, target: Tensor, kept: Tensor) -> None:
-        """Gather the hits of a call by plain operations."""
-        top = logits.amax(dim=1, keepdim=True)
-        if not is_distribution(target):
-            others = logits.scatter(1, target[:, None], -torch.inf).softmax(dim=1)
-            hits = (logits.gather(1, target[:, None]) == top).squeeze(1)
-            self.table.add(Hits(target, hits & kept, others))
-            return
-        weights = target * (logits == top)  # (N, C)
-        log_probs = logits.log_softmax(dim=1)
-        scaled = torch.where(weights > 0, weights * (-log_rests(log_probs)).exp(), 0)  # p~ of label c: p/(1 - p_c)
-        sums = expected_rows(scaled.T, log_probs.exp()).fill_diagonal_(0)
-        self.table.add(HitSums(sums.to(self.table.shares.dtype), weights.sum(dim=0).to(self.table.counts.dtype)))
+    def _rows(self, target: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """The rows without gradient, and log r with it where they are parameters: (N, C), or all (C, C)."""
+        log_rows = self.table.log_rows_of(target)
+        rows = self.table.rows_of(target, dtype) if log_rows is None else log_rows.detach().exp().to(dtype)
+        return rows, log_rows
+
+    def _begins_counting(self) -> bool:
+        """Whether this call counts hits; where it begins a step of its own, that ends the one before."""
+        counts = self.training and torch.is_grad_enabled() and self.num_classes > 1 and not is_transformed()
+        counts = counts and self.table.gathers
+        if counts and not self._steps_end_elsewhere:
+            self.table.end_step()
+        return counts
 
     def _shown(self) -> tuple[str, ...]:
         return "epsilon", "shape_weight"
@@ -213,12 +241,19 @@ class DecoupledLabelEmbeddingLoss(SoftLabelLoss):
 def frozen_decoupled(
     num_classes: int,
     *,
-    table: CountedTable | LabelTable,
+    table: OthersTable | LabelTable,
     epsilon: float = 0.1,
     shape_weight: float = 1.0,
+    neighbors: int | None = None,
     **options: Unpack[Options],
 ) -> DecoupledLabelEmbeddingLoss:
     """The loss with learned rows that stay as they are."""
     return DecoupledLabelEmbeddingLoss(
-        num_classes, epsilon=epsilon, shape_weight=shape_weight, table=table, freeze_table=True, **options
+        num_classes,
+        epsilon=epsilon,
+        shape_weight=shape_weight,
+        neighbors=neighbors,
+        table=table,
+        freeze_table=True,
+        **options,
     )

@@ -6,10 +6,11 @@ from typing import Unpack
 from torch import Tensor, nn
 
 from labelemb.losses.arguments import check_plain_linear
-from labelemb.losses.items import is_distribution
+from labelemb.losses.items import SparseTarget, is_distribution
 from labelemb.losses.large.fused import fused_terms
 from labelemb.losses.large.fused_pass import FixedSoftLabel, Inputs
 from labelemb.losses.large.label_plan import LabelPlan
+from labelemb.losses.large.sparse_targets import fused_sparse_terms
 from labelemb.losses.soft_label import Options, TwoTermLoss
 from labelemb.losses.terms import LossTerms, Weights
 
@@ -60,19 +61,26 @@ class FixedSoftLabelLoss(TwoTermLoss):
     def fused_terms(
         self,
         features: Tensor,
-        target: Tensor,
+        target: Tensor | SparseTarget,
         head: nn.Linear,
         *,
         num_items: Tensor | int | None = None,
         chunk_size: int | None = None,
         plan: LabelPlan | None = None,
     ) -> LossTerms:
-        """The terms over `head(features)`: such a soft label needs only the sum of the logits."""
+        """The terms over `head(features)`: such a soft label needs only the sum of the logits.
+
+        `target` may be (indices, values), (N, K) each: see `fused`.
+        """
         check_plain_linear(head)
         fixed = FixedSoftLabel(self.true_prob, self.other_prob, self.entropy)
         inputs = Inputs(features, head.weight, head.bias)
         weights = Weights(self.hard_weight, self.soft_weight, temperature=1.0, cap=1.0, cap_weight=0.0)
-        return fused_terms(inputs, self.items(target, num_items), weights, fixed, plan, chunk_size)
+        if isinstance(target, Tensor):
+            return fused_terms(inputs, self.items(target, num_items), weights, fixed, plan, chunk_size)
+        if plan is not None:
+            raise ValueError("a plan is made of class indices; leave it out for (indices, values)")
+        return fused_sparse_terms(inputs, target, self.items(target[1], num_items), weights, fixed, chunk_size)
 
 
 def baseline(num_classes: int, **options: Unpack[Options]) -> FixedSoftLabelLoss:

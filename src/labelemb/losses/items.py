@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 Reduction = Literal["mean", "sum", "none"]
+SparseTarget = tuple[Tensor, Tensor]  # indices (N, K) of labels and their values (N, K): for the fused loss
 
 
 class Items(NamedTuple):
@@ -21,6 +22,17 @@ class Items(NamedTuple):
 def is_distribution(target: Tensor) -> bool:
     """Whether `target` holds class probabilities (N, C) and not class indices (N,)."""
     return target.is_floating_point()
+
+
+def dense_target(target: Tensor | SparseTarget, owner: str) -> Tensor:
+    """The target where it is one tensor.
+
+    Raises:
+        ValueError: it is sparse, which only modes of fixed soft labels take, in their fused form.
+    """
+    if isinstance(target, Tensor):
+        return target
+    raise ValueError(f"{owner} takes class indices; (indices, values) are for fused baseline, smoothing and tfkd")
 
 
 def expected(values: Tensor, target: Tensor) -> Tensor:

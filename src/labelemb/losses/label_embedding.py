@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from labelemb.losses.arguments import check_plain_linear, checked_features, is_traced
 from labelemb.losses.closed_form import index_terms
-from labelemb.losses.counted_table import CountedTable
-from labelemb.losses.items import Reduction, expected, expected_rows, is_distribution
+from labelemb.losses.items import Reduction, SparseTarget, dense_target, expected, expected_rows, is_distribution
 from labelemb.losses.large.fused import fused_terms
 from labelemb.losses.large.fused_pass import Inputs
 from labelemb.losses.large.label_plan import LabelPlan
+from labelemb.losses.others_table import OthersTable
 from labelemb.losses.soft_label import FiveTermLoss, Options
 from labelemb.losses.table import LabelTable, make_table
 from labelemb.losses.terms import LossTerms, Weights, widened
@@ -139,7 +139,7 @@ class LabelEmbeddingLoss(FiveTermLoss):
         class_weight: Tensor | Sequence[float] | None = None,
         ignore_index: int = -100,
         reduction: Reduction = "mean",
-        table: LabelTable | CountedTable | None = None,
+        table: LabelTable | OthersTable | None = None,
         freeze_table: bool = False,
         **unknown: Never,
     ) -> None:
@@ -155,7 +155,7 @@ class LabelEmbeddingLoss(FiveTermLoss):
         self.cap = cap
         self.cap_weight = cap_weight
         self.weights.check()
-        given = table.as_label_table() if isinstance(table, CountedTable) else table
+        given = table if table is None or isinstance(table, LabelTable) else table.as_label_table()
         self.table = make_table(num_classes, rank, given, freeze_table)
         self.aux_head = None if freeze_table else nn.Linear(num_features, num_classes)
 
@@ -186,7 +186,7 @@ class LabelEmbeddingLoss(FiveTermLoss):
     def fused_terms(
         self,
         features: Tensor,
-        target: Tensor,
+        target: Tensor | SparseTarget,
         head: nn.Linear,
         *,
         num_items: Tensor | int | None = None,
@@ -194,6 +194,7 @@ class LabelEmbeddingLoss(FiveTermLoss):
         plan: LabelPlan | None = None,
     ) -> LossTerms:
         """The terms over `head(features)`, without an (N, C) tensor; soft is 0 while its weight is, which skips it."""
+        target = dense_target(target, type(self).__name__)
         check_plain_linear(head)
         self.notice_call(head.weight)
         aux = (None, None) if self.aux_head is None else (self.aux_head.weight, self.aux_head.bias)
@@ -227,7 +228,7 @@ def frozen_label_embedding(
     num_features: int,
     num_classes: int,
     *,
-    table: LabelTable | CountedTable,
+    table: LabelTable | OthersTable,
     hard_weight: float = 0.5,
     soft_weight: float = 0.5,
     **options: Unpack[Options],

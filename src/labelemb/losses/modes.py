@@ -7,6 +7,9 @@ from typing import Any
 
 from labelemb.losses.catalogue import MODES
 from labelemb.losses.counted_table import CountedTable
+from labelemb.losses.low_rank_table import LowRankTable
+from labelemb.losses.neighbor_table import NeighborTable
+from labelemb.losses.others_table import OthersTable
 from labelemb.losses.soft_label import SoftLabelLoss
 from labelemb.losses.soft_rows import read_rows
 from labelemb.losses.table import LabelTable
@@ -19,7 +22,7 @@ def make_criterion(
     *,
     num_examples: int | None = None,
     num_epochs: int | None = None,
-    table: LabelTable | CountedTable | None = None,
+    table: LabelTable | OthersTable | None = None,
     **options: Any,
 ) -> SoftLabelLoss:
     """The criterion of a mode.
@@ -55,12 +58,15 @@ def make_criterion(
     return criterion
 
 
-def load_table(path: str | Path, label_names: Sequence[str] | None = None) -> LabelTable | CountedTable:
-    """A table of either kind, as `save` wrote it.
+def load_table(path: str | Path, label_names: Sequence[str] | None = None) -> LabelTable | OthersTable:
+    """A table of any kind, as `save` wrote it.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, of no kind that there is, or of other labels.
     """
     tensors, _ = read_rows(path)
-    return CountedTable.load(path, label_names) if "shares" in tensors else LabelTable.load(path, label_names)
+    kinds: dict[str, type[CountedTable | LowRankTable | NeighborTable]]
+    kinds = {"shares": CountedTable, "codes": LowRankTable, "neighbors": NeighborTable}
+    kind = next((kind for name, kind in kinds.items() if name in tensors), LabelTable)
+    return kind.load(path, label_names)

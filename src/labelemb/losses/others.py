@@ -20,6 +20,13 @@ def log_probs_of_others(log_probs: Tensor, label: Tensor) -> Tensor:
     return others.log_softmax(dim=1).masked_fill(masked, -torch.inf)
 
 
+def log_rests(log_probs: Tensor) -> Tensor:
+    """log(1 - p_c) of every label (N, C): of the likeliest by leaving it out; the others are at most one half."""
+    top = log_probs.argmax(dim=1, keepdim=True)
+    without = log_probs.scatter(1, top, -torch.inf)
+    return torch.log1p(-without.exp()).scatter(1, top, without.logsumexp(dim=1, keepdim=True))
+
+
 def rank_weights(scores: Tensor) -> Tensor:
     """Weights (K, C) proportional to 1/rank of `scores` (K, C), of sum 1 and without gradient.
 

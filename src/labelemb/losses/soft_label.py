@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from labelemb.losses.arguments import check_call, check_reduction, checked_class_weight, refuse_unknown
 from labelemb.losses.calls import is_training_call
 from labelemb.losses.forgotten import ForgottenParameters
-from labelemb.losses.items import Items, Reduction, expected, targets_and_factors
+from labelemb.losses.items import Items, Reduction, SparseTarget, expected, targets_and_factors
 from labelemb.losses.large.label_plan import LabelPlan
 from labelemb.losses.ranks import RankAgreement
 from labelemb.losses.terms import LossTerms, Terms, check_weights, reduced_terms, widened
@@ -94,7 +94,7 @@ class SoftLabelLoss(WideBuffers, ABC):
     def fused(
         self,
         features: Tensor,
-        target: Tensor,
+        target: Tensor | SparseTarget,
         head: nn.Linear,
         *,
         num_items: Tensor | int | None = None,
@@ -102,7 +102,9 @@ class SoftLabelLoss(WideBuffers, ABC):
     ) -> Tensor:
         """The loss of `head(features)` for large label sets: no (N, C) tensor is made, `chunk_size` items at a time.
 
-        `target` is (N,) indices, the reduction "mean" or "sum", `head` a plain nn.Linear without hooks.
+        `target` is (N,) indices, the reduction "mean" or "sum", `head` a plain nn.Linear without hooks. Modes of fixed
+        soft labels (baseline, smoothing, tfkd) also take soft targets of a few labels each, such as a teacher's best:
+        `target=(indices, values)`, (N, K) each, as if they stood in a target (N, C) of zeros.
         labelemb.losses.large.fused says what it costs.
         """
         return self.fused_terms(features, target, head, num_items=num_items, chunk_size=chunk_size).total
@@ -110,7 +112,7 @@ class SoftLabelLoss(WideBuffers, ABC):
     def fused_terms(
         self,
         features: Tensor,
-        target: Tensor,
+        target: Tensor | SparseTarget,
         head: nn.Linear,
         *,
         num_items: Tensor | int | None = None,

@@ -1,11 +1,12 @@
 """What all tables of soft labels share: names, the nearest labels, and a file that says what it holds."""
 
+import copy
 import json
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import SupportsIndex
+from typing import SupportsIndex, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from labelemb.table_file import FORMAT, checked_label_names, checksum_of
 
 MAX_DENSE_CLASSES = 20_000
 _BLOCK_NUMEL = 2**24  # numbers in one block of rows when a large table is streamed: 64 MiB in float32
+
+Table = TypeVar("Table", bound="SoftRows")
 
 
 class SoftRows(nn.Module, ABC):
@@ -65,7 +68,7 @@ class SoftRows(nn.Module, ABC):
             self._indices(labels), dtype=torch.long, device=next(iter(self.state_dict().values())).device
         )
         results: list[list[tuple[str | int, float]]] = []
-        for block in _blocks(wanted, self.num_classes):
+        for block in row_blocks(wanted, self.num_classes):
             soft = self.soft_labels(block)  # (K, C)
             without = block[soft.isnan().any(dim=1)]
             if len(without):
@@ -123,6 +126,32 @@ def check_dense(num_classes: int) -> None:
         )
 
 
+def check_every_row(num_classes: int) -> None:
+    """Refuse class probabilities as targets above 20,000 labels: their expectation needs every row at once.
+
+    Raises:
+        ValueError: there are more labels.
+    """
+    if num_classes > MAX_DENSE_CLASSES:
+        raise ValueError(
+            f"targets of class probabilities need every row of the table at once, {num_classes:,} x "
+            f"{num_classes:,}: above {MAX_DENSE_CLASSES:,} labels give class indices"
+        )
+
+
+def own_copy(table: Table, *, frozen: bool = False) -> Table:
+    """A table of its own with the same values; a frozen one holds buffers under the same names."""
+    own = copy.deepcopy(table)
+    for module in own.modules():
+        for name, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            delattr(module, name)
+            if frozen:
+                module.register_buffer(name, value.detach())
+            else:
+                module.register_parameter(name, nn.Parameter(value.detach()))
+    return own
+
+
 def read_rows(path: str | Path) -> tuple[dict[str, Tensor], list[str] | None]:
     """The tensors of a table file and its label names, after checking all that it says of itself.
 
@@ -148,7 +177,7 @@ def filled(table: SoftRows, tensors: dict[str, Tensor], path: str | Path, label_
     table.load_state_dict(tensors, assign=True)
 
 
-def _blocks(labels: Tensor, num_classes: int) -> Iterator[Tensor]:
+def row_blocks(labels: Tensor, num_classes: int) -> Iterator[Tensor]:
     block_size = max(1, _BLOCK_NUMEL // num_classes)
     for start in range(0, len(labels), block_size):
         yield labels[start : start + block_size]

@@ -1,6 +1,5 @@
 """The label table: for each label the distribution over labels that the network learns, dense or low rank."""
 
-import copy
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from labelemb.losses.items import is_distribution
 from labelemb.losses.known_similarities import checked_rows, rows_of_groups
-from labelemb.losses.soft_rows import MAX_DENSE_CLASSES, SoftRows, check_dense, filled, read_rows
+from labelemb.losses.soft_rows import SoftRows, check_dense, check_every_row, filled, own_copy, read_rows
 
 
 class LabelTable(SoftRows):
@@ -72,24 +71,12 @@ class LabelTable(SoftRows):
         """
         if not is_distribution(target):
             return self.row_logits(target)
-        if self.num_classes > MAX_DENSE_CLASSES:
-            raise ValueError(
-                f"targets of class probabilities need every row of the table at once, {self.num_classes:,} x "
-                f"{self.num_classes:,}: above {MAX_DENSE_CLASSES:,} labels give class indices"
-            )
+        check_every_row(self.num_classes)
         return self.row_logits()
 
     def copy(self, *, frozen: bool = False) -> "LabelTable":
         """A table of its own with the same values; a frozen one holds buffers under the same names."""
-        own = copy.deepcopy(self)
-        for module in own.modules():
-            for name, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-                delattr(module, name)
-                if frozen:
-                    module.register_buffer(name, value.detach())
-                else:
-                    module.register_parameter(name, nn.Parameter(value.detach()))
-        return own
+        return own_copy(self, frozen=frozen)
 
     @torch.no_grad()
     def soft_labels(self, labels: Tensor | None = None) -> Tensor:

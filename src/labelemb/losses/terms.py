@@ -51,6 +51,22 @@ class LossTerms(NamedTuple):
     total: Tensor
 
 
+class DecoupledTerms(NamedTuple):
+    """The terms, unweighted, and the loss they make. Each 0-d, or (N,) with reduction "none".
+
+    hard: cross entropy with the target, for comparison with other modes; no part of the loss. certainty: binary cross
+    entropy of the label's probability with 1 - epsilon. shape: cross entropy of the learned row with the prediction
+    over the other labels. match: what trains a low-rank table; 0 where rows are counted. total: certainty +
+    shape_weight*shape + match, what `forward` returns.
+    """
+
+    hard: Tensor
+    certainty: Tensor
+    shape: Tensor
+    match: Tensor
+    total: Tensor
+
+
 class Weights(NamedTuple):
     """The settings of the label embedding loss that enter the values of single items, named as its constructor does."""
 

@@ -224,8 +224,10 @@ def _check(settings: Settings, origin: str) -> None:
     if not mode.takes_table and settings.table is not None:
         takers = " and ".join(other.name for other in MODES.values() if other.takes_table)
         raise InputError(f"{origin}: mode {mode.name} takes no label table; {takers} do")
-    if mode.needs_all_rows and settings.task == "text":
-        raise InputError(f"{origin}: {mode.name} needs a table of all labels and is for images only")
+    if mode.keeps_all_rows(settings.loss) and settings.task == "text":
+        ways = " or ".join(f"{mode.section}.{name}" for name in mode.spared_by)
+        unless = f" unless {ways} is given" if ways else ""
+        raise InputError(f"{origin}: {mode.name} needs a table of all labels and is for images only{unless}")
     if not mode.is_fused and settings.task == "text":
         raise InputError(f"{origin}: {mode.name} has no form for large label sets and is for images only")
     soft_after = settings.loss.get("soft_after", 0.0)

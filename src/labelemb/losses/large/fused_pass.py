@@ -11,16 +11,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from labelemb.losses.large.blocks import block_rows, blocks, keep
 from labelemb.losses.large.gradient_sum import GradientSum
 from labelemb.losses.large.label_plan import Chunk, LabelPlan
 from labelemb.losses.large.linear import Linear
-from labelemb.losses.large.matches import Matches
+from labelemb.losses.large.matches import Matches, match_gradient, match_value
 from labelemb.losses.large.table_rows import DenseRows, LowRankRows, TableRows
 from labelemb.losses.terms import Weights, widened
 
 HARD, SOFT, AUX, CAP, MATCH = range(5)
-_CPU_BLOCK_NUMEL, _CPU_BLOCK_ROWS = 2**19, 64  # 2 MiB in float32
-_GPU_BLOCK_NUMEL, _GPU_BLOCK_ROWS = 2**26, 256  # rows: predictions are summed by products of B*B*C, small beside B*C*D
 
 
 class Inputs(NamedTuple):
@@ -111,7 +110,7 @@ class FusedPass:
         elif inputs.codes is not None and inputs.decoder_weight is not None:
             decoder_sums = sums.get("decoder_weight"), sums.get("decoder_bias")
             decoder = Linear(inputs.decoder_weight, inputs.decoder_bias, *decoder_sums, dtype)
-            self.table = LowRankRows(inputs.codes, decoder, sums.get("codes"))
+            self.table = LowRankRows(inputs.codes, decoder, sums.get("codes"), relu=True)
 
     @property
     def trains_network(self) -> bool:
@@ -131,8 +130,8 @@ class FusedPass:
         labels = labels if self.reads_rows or self.aux_head is not None else 0
         product_dtype = self.settings.product_dtype
         row_dtype = product_dtype if self.table is None else self.table.dtype
-        self.block_rows = _block_rows(num_classes, self.device.type)
-        block_rows = min(self.block_rows, max(items, labels))
+        self.block_rows = block_rows(num_classes, self.device.type)
+        scratch_rows = min(self.block_rows, max(items, labels))
 
         def buffer(*shape: int, dtype: torch.dtype) -> Tensor:
             return torch.empty(*shape, num_classes, dtype=dtype, device=self.device)
@@ -140,7 +139,7 @@ class FusedPass:
         self.logit_buffer = buffer(items, dtype=product_dtype)  # a head's logits, then their gradients
         self.row_buffer = buffer(labels, dtype=row_dtype)  # rows of the table, then their gradients
         self.label_buffer = buffer(labels, dtype=self.dtype)  # soft labels, then sums of tempered predictions
-        self.scratch = buffer(2, block_rows, dtype=self.dtype)
+        self.scratch = buffer(2, scratch_rows, dtype=self.dtype)
 
     def run(self) -> tuple[Tensor, list[Tensor | None]]:
         """The five terms (5,), each summed with the items' factors, and a gradient for each of the Inputs."""
@@ -193,7 +192,7 @@ class FusedPass:
         if soft_labels is not None or fixed is not None:
             self.values[SOFT, items] = (log_mass - expected).squeeze(1)
         if self.trains_network:
-            _keep(self._network_gradient(exponentials, mass, gold, items, soft_labels), logits)
+            keep(self._network_gradient(exponentials, mass, gold, items, soft_labels), logits)
 
     def _network_gradient(
         self, exponentials: Tensor, mass: Tensor, gold: Tensor, items: slice, soft_labels: Tensor | None
@@ -235,18 +234,18 @@ class FusedPass:
         self.values[CAP, items] = (gold_prob - self.weights.cap).clamp_min_(0).squeeze(1)
         if aux_head.is_trained:
             scale = weight * (1 - self.weights.cap_weight * ((gold_prob > self.weights.cap) * gold_prob))
-            _keep(exponentials.mul_(scale / mass).scatter_add_(1, gold, -scale), logits)
+            keep(exponentials.mul_(scale / mass).scatter_add_(1, gold, -scale), logits)
 
     def _exponentials(self, scores: Tensor, items: slice, matched: Tensor, matches: Matches) -> Tensor:
         """exp(scores) in place (B, C); before that the tempered predictions of the matched items go into their sums."""
         any_match = self.device.type != "cpu" or bool(matched.any())  # elsewhere asking would wait for the device
         if self.weights.temperature == 2 and any_match:
             tempered = scores.mul_(0.5).exp_()
-            matches.add_tempered(items, tempered, matched)
+            matches.add_predictions(items, tempered, matched)
             return tempered.square_()  # one exponential for both temperatures
         if any_match:
             tempered = torch.div(scores, self.weights.temperature, out=self.scratch[0, : len(scores)]).exp_()
-            matches.add_tempered(items, tempered, matched)
+            matches.add_predictions(items, tempered, matched)
         return scores.exp_()
 
     def _pass_table(self, table: TableRows, chunk: Chunk, matches: Matches) -> None:
@@ -260,7 +259,7 @@ class FusedPass:
         gradient = self.row_buffer[: len(labels)]  # (P, C): a block's stands over rows that have been read by then
         for block in self._blocks(len(labels)):
             block_rows = self._gather(rows, places[block], 0)  # (B, C)
-            tempered = self._gather(matches.tempered, matched[block], 1)  # (B, C)
+            tempered = self._gather(matches.predictions, matched[block], 1)  # (B, C)
             weight = matches.weight[matched[block], None]  # (B, 1)
             self._table_block(table, block_rows, tempered, weight, gradient[block])
         if table.is_trained and len(labels):
@@ -269,10 +268,9 @@ class FusedPass:
     def _table_block(self, table: TableRows, rows: Tensor, tempered: Tensor, weight: Tensor, place: Tensor) -> None:
         """The match term of B labels; their gradients go into their place (B, C)."""
         log_probs = rows.log_softmax(dim=1)
-        self.match -= torch.linalg.vecdot(tempered, log_probs).sum()
+        self.match += match_value(log_probs, tempered)
         if table.is_trained:
-            gradient = log_probs.exp_().mul_(weight).sub_(tempered)
-            _keep(table.cut_off(gradient, rows), place)
+            keep(table.cut_off(match_gradient(log_probs, tempered, weight), rows), place)
 
     def _gold(self, items: slice) -> Tensor:
         return self.plan.labels[self.plan.inverse[items], None]  # (B, 1)
@@ -283,17 +281,4 @@ class FusedPass:
         return torch.index_select(rows, 0, index, out=self.scratch[scratch, : len(index)])
 
     def _blocks(self, num_rows: int) -> Iterator[slice]:
-        for start in range(0, num_rows, self.block_rows):
-            yield slice(start, min(start + self.block_rows, num_rows))
-
-
-def _keep(gradient: Tensor, place: Tensor) -> None:
-    """Put the gradient of B rows where the matrix products take it from; in float32 it is there already."""
-    if gradient is not place:
-        place.copy_(gradient)
-
-
-def _block_rows(num_classes: int, device_type: str) -> int:
-    if device_type == "cpu":
-        return min(max(_CPU_BLOCK_NUMEL // num_classes, 1), _CPU_BLOCK_ROWS)
-    return min(max(_GPU_BLOCK_NUMEL // num_classes, 1), _GPU_BLOCK_ROWS)
+        return blocks(num_rows, self.block_rows)

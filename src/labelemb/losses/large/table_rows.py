@@ -37,10 +37,13 @@ class DenseRows:
 
 
 class LowRankRows:
-    """The rows relu(B a_y + c) of a table of low rank, in the type of its decoder B, c; codes A (C, R)."""
+    """The rows relu(B a_y + c) of a table of low rank, in the type of its decoder B, c; codes A (C, R).
 
-    def __init__(self, codes: Tensor, decoder: Linear, codes_sum: GradientSum | None) -> None:
-        self._codes, self._decoder, self._codes_sum = codes, decoder, codes_sum
+    relu: whether there is one; rows over the other labels have none.
+    """
+
+    def __init__(self, codes: Tensor, decoder: Linear, codes_sum: GradientSum | None, *, relu: bool) -> None:
+        self._codes, self._decoder, self._codes_sum, self._relu = codes, decoder, codes_sum, relu
         self.dtype = decoder.weight.dtype
 
     @property
@@ -50,11 +53,12 @@ class LowRankRows:
 
     def into(self, labels: Tensor, buffer: Tensor) -> Tensor:
         """The rows of labels (U,), in the first of a buffer: (U, C)."""
-        return self._decoder.into(self._codes_of(labels), buffer).relu_()
+        rows = self._decoder.into(self._codes_of(labels), buffer)
+        return rows.relu_() if self._relu else rows
 
     def cut_off(self, gradient: Tensor, rows: Tensor) -> Tensor:
         """The gradient (U, C) before the relu, in place, from that of the rows (U, C)."""
-        return gradient.mul_(rows > 0)
+        return gradient.mul_(rows > 0) if self._relu else gradient
 
     def add_gradient(self, labels: Tensor, gradient: Tensor) -> None:
         """Add the gradient (U, C) before the relu, of the rows of distinct labels (U,)."""

@@ -1,0 +1,77 @@
+"""What tables that are counted share: hits wait for the end of a step, the rate of a row, the momentum."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from labelemb.losses.others_table import OthersTable
+from labelemb.losses.wide_buffers import WideBuffers
+
+
+class CountingTable(WideBuffers, OthersTable):
+    """Rows that move towards the mean prediction of each step's hits, by a rate that falls with the hits so far.
+
+    Args:
+        num_classes: C.
+        momentum: in [0, 1).
+        label_names: C names, as for LabelTable.
+        frozen: count nothing.
+
+    Raises:
+        ValueError: a size or the momentum is out of range.
+    """
+
+    counts: Tensor
+
+    def __init__(
+        self, num_classes: int, *, momentum: float, label_names: Sequence[str] | None = None, frozen: bool = False
+    ) -> None:
+        super().__init__(num_classes, label_names)
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must lie in 0 to 1, 1 excluded, got {momentum}")
+        self.momentum = momentum
+        self.frozen = frozen
+        self.register_buffer("counts", torch.zeros(num_classes))
+
+    @property
+    def gathers(self) -> bool:
+        """Whether `add` does anything."""
+        return not self.frozen
+
+    def save(self, path: str | Path) -> None:
+        """Write the rows as a safetensors file with label names and a checksum, atomically."""
+        self._settle()
+        super().save(path)
+
+    @abstractmethod
+    def end_step(self) -> None:
+        """Apply what was gathered, over all processes, as one step."""
+
+    def _rates(self, counts: Tensor, labels: Tensor | slice = slice(None)) -> Tensor:
+        """a of labels (K,) for their numbers of hits in this step (K,), which are added to those so far."""
+        self.counts[labels] += counts
+        total = self.counts[labels].clamp_min(torch.finfo(counts.dtype).tiny)
+        return torch.maximum(1 - self.momentum**counts, counts / total)
+
+    def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
+        self._settle()
+        write: Callable[..., None] = super()._save_to_state_dict
+        write(destination, prefix, keep_vars)
+
+    def _settle(self) -> None:
+        """Apply what waits before the rows are read; over several processes one alone may read, and must not wait."""
+        if not is_distributed():
+            self.end_step()
+
+    def extra_repr(self) -> str:
+        """What `print` shows of it."""
+        return f"num_classes={self.num_classes}, momentum={self.momentum}, frozen={self.frozen}"
+
+
+def is_distributed() -> bool:
+    """Whether several processes count together."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
