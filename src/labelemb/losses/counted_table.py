@@ -87,7 +87,8 @@ class CountedTable(CountingTable):
             return
         by_index = [hits for hits in waiting if isinstance(hits, Hits)]
         if len(by_index) == len(waiting) and not summed:
-            self._apply_rows(Hits(*(torch.cat(parts) for parts in zip(*by_index, strict=True))))
+            one_call = len(by_index) == 1
+            self._apply_rows(by_index[0] if one_call else Hits(*map(torch.cat, zip(*by_index, strict=True))))
         else:
             self._apply_sums(waiting, summed)
 

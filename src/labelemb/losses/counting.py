@@ -1,5 +1,7 @@
 """What tables that are counted share: hits wait for the end of a step, the rate of a row, the momentum."""
 
+import math
+import sys
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -51,11 +53,19 @@ class CountingTable(WideBuffers, OthersTable):
     def end_step(self) -> None:
         """Apply what was gathered, over all processes, as one step."""
 
-    def _rates(self, counts: Tensor, labels: Tensor | slice = slice(None)) -> Tensor:
-        """a of labels (K,) for their numbers of hits in this step (K,), which are added to those so far."""
-        self.counts[labels] += counts
-        total = self.counts[labels].clamp_min(torch.finfo(counts.dtype).tiny)
-        return torch.maximum(1 - self.momentum**counts, counts / total)
+    def _rates(self, counts: Tensor, labels: Tensor | None = None) -> Tensor:
+        """a of labels (K,), or of all, for their numbers of hits in this step, which are added to those so far."""
+        if labels is None:
+            total = self.counts.add_(counts)
+        else:
+            self.counts[labels] += counts
+            total = self.counts[labels]
+        fading = (counts * self._log_momentum).expm1_().neg_()  # 1 - momentum^n
+        return torch.maximum(fading, counts / total.clamp_min(torch.finfo(counts.dtype).tiny))
+
+    @property
+    def _log_momentum(self) -> float:
+        return math.log(max(self.momentum, sys.float_info.min))
 
     def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
         self._settle()

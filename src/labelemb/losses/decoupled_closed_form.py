@@ -73,11 +73,12 @@ class _IndexTerms(torch.autograd.Function):
         others = others.div_(mass)
         log_mass = mass.log_().add_(top)
         log_odds = gold - log_mass
-        hard, log_rest = -F.logsigmoid(log_odds), F.logsigmoid(-log_odds)
-        certainty = (1 - epsilon) * hard - epsilon * log_rest
+        hard = -F.logsigmoid(log_odds)
+        # (1-eps)*hard + eps*softplus(log_odds) with three operations less; a masked label stays at infinity
+        certainty = torch.add(hard, log_odds.clamp_min(torch.finfo(log_odds.dtype).min), alpha=epsilon)
         # A class masked with -inf that the row has nothing on gives 0 times infinity, which counts for nothing.
         shape = log_mass - (rows * scores).nansum(dim=0, keepdim=True)
-        total = certainty + shape_weight * shape if shape_weight else certainty
+        total = torch.add(certainty, shape, alpha=shape_weight) if shape_weight else certainty
         values = torch.cat([hard, certainty, shape, torch.zeros_like(hard), total]).mul_(factors)  # (5, N)
         values = values.sum(dim=1) if summed else values
         label_probs = log_odds.sigmoid()
@@ -111,9 +112,9 @@ def _term_gradients(
     ctx: Any, factors: Tensor, label_probs: Tensor, grad_terms: Tensor | None, grad_total: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """What reaches the log odds (1, N), and what reaches the shape term (1, N)."""
-    certain, zero = label_probs - (1 - ctx.epsilon), torch.zeros_like(label_probs)
-    total = zero if grad_total is None else factors * grad_total
-    odds, shape = total * certain, ctx.shape_weight * total
+    certain = label_probs - (1 - ctx.epsilon)
+    total = torch.zeros_like(label_probs) if grad_total is None else factors * grad_total
+    odds, shape = total * certain, total if ctx.shape_weight == 1 else ctx.shape_weight * total
     if grad_terms is None:
         return odds, shape
     grad_hard, grad_certainty, grad_shape, _ = (factors * grad for grad in grad_terms)
