@@ -1,4 +1,4 @@
-"""Losses over large label sets as their definitions stand: every intermediate an (N, C) tensor, gradients by autograd."""
+"""Losses over large label sets as their definitions stand: every intermediate is (N, C), gradients by autograd."""
 
 import torch
 from torch import Tensor, nn
