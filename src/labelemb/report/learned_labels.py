@@ -1,20 +1,17 @@
 """What the runs' tables learned: soft rows, the labels nearest to a label, and which labels are worth showing.
 
-Rows are read from label_embedding.safetensors without torch, only those asked for; a low-rank table is decoded in
-blocks of columns, so that neither a large vocabulary nor a large rank needs its whole table in memory.
+Rows are read from label_embedding.safetensors without torch, only those asked for.
 """
 
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from labelemb.errors import InputError
 from labelemb.report.summary import Results, Run
-from labelemb.table_file import checked_label_names
+from labelemb.report.table_rows import read_labels, row_logits
 
 Array = NDArray[np.float64]
 
@@ -39,7 +36,7 @@ class LabelTables:
     def __init__(self, name: str, runs: Sequence[Run]) -> None:
         self.name = name
         self.runs = list(runs)
-        labels = [_read_labels(run.folder.table) for run in runs]
+        labels = [read_labels(run.folder.table) for run in runs]
         for run, other in zip(runs, labels, strict=True):
             if other != labels[0]:
                 raise InputError(f"{runs[0].folder.table} and {run.folder.table} have different labels")
@@ -55,7 +52,7 @@ class LabelTables:
     def run_rows(self, labels: Sequence[int]) -> Iterator[Array]:
         """For each run, softmax(e_y) of `labels` (K,): (K, C), rows sum to 1."""
         for run in self.runs:
-            logits = _row_logits(run.folder.table, labels).astype(np.float64)  # (K, C)
+            logits = row_logits(run.folder.table, labels).astype(np.float64)  # (K, C)
             with np.errstate(invalid="ignore"):  # what is no number is refused below, by its label
                 logits -= logits.max(axis=1, keepdims=True)
             np.exp(logits, out=logits)
@@ -154,42 +151,3 @@ def _blocks(labels: Sequence[int], num_labels: int) -> Iterator[list[int]]:
     size = max(1, _BLOCK_NUMEL // num_labels)
     for start in range(0, len(labels), size):
         yield list(labels[start : start + size])
-
-
-def _read_labels(path: Path) -> list[str]:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            names = checked_label_names(path, file.metadata() or {})
-            name = next((name for name in ("weight", "rows.weight", "shares") if name in file.keys()), None)  # noqa: SIM118
-            if name is None:
-                raise InputError(f"{path} is damaged: it has neither a dense, a low-rank nor a counted table")
-            num_labels = file.get_slice(name).get_shape()[0]
-    except SafetensorError as error:
-        raise InputError(f"{path} is damaged: {error}") from error
-    if names is None:
-        return [str(label) for label in range(num_labels)]
-    if len(names) != num_labels:
-        raise InputError(f"{path} is damaged: {num_labels} labels but {len(names)} names")
-    return names
-
-
-def _row_logits(path: Path, labels: Sequence[int]) -> NDArray[np.float32]:
-    """e_y of `labels` (K,): (K, C)."""
-    with safe_open(path, framework="numpy") as file:
-        if "weight" in file.keys():  # noqa: SIM118 (not a dict)
-            table = file.get_slice("weight")
-            return np.concatenate([table[label : label + 1] for label in labels])
-        if "shares" in file.keys():  # noqa: SIM118
-            counted = file.get_slice("shares")
-            shares = np.concatenate([counted[label : label + 1] for label in labels])
-            logarithms: NDArray[np.float32] = np.log(np.maximum(shares, np.finfo(np.float32).tiny))
-            return logarithms
-        codes, decoder, bias = (file.get_slice(name) for name in ("rows.weight", "decoder.weight", "decoder.bias"))
-        rows = np.concatenate([codes[label : label + 1] for label in labels])  # (K, R)
-        num_labels, rank = decoder.get_shape()
-        logits = np.empty((len(labels), num_labels), np.float32)
-        size = max(1, _BLOCK_NUMEL // rank)
-        for start in range(0, num_labels, size):
-            columns = slice(start, min(start + size, num_labels))
-            logits[:, columns] = rows @ decoder[columns].T + bias[columns]
-        return np.maximum(logits, 0.0)
