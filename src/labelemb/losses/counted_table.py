@@ -70,7 +70,7 @@ class CountedTable(CountingTable):
 
     def rows_of(self, target: Tensor, dtype: torch.dtype) -> Tensor:
         """The rows r of indices (N,), (N, C), or for distributions all of them, (C, C)."""
-        shares = self.shares if target.is_floating_point() else self.shares[target]
+        shares = self.shares if target.is_floating_point() else self.shares.index_select(0, target)
         return shares.to(dtype)
 
     def add(self, hits: Hits | HitSums) -> None:
@@ -96,8 +96,8 @@ class CountedTable(CountingTable):
         """The step of the rows that were hit alone: a (C, C) table is not walked through for a batch of a few."""
         labels, weights = hits.labels, hits.weights.to(self.counts.dtype)
         counts = torch.zeros_like(self.counts).index_add_(0, labels, weights)  # (C,) n
-        steps = weights * (self._rates(counts) / counts.clamp_min(1))[labels]  # (N,) a/n for each hit
-        moves = hits.others.to(self.shares.dtype) - self.shares[labels]  # (N, C); copied before the rows move
+        steps = weights * (self._rates(counts) / counts.clamp_min(1)).index_select(0, labels)  # (N,) a/n for each hit
+        moves = hits.others.to(self.shares.dtype) - self.shares.index_select(0, labels)  # (N, C); before the rows move
         self.shares.index_add_(0, labels, moves * steps[:, None])
 
     def _apply_sums(self, waiting: list[Hits | HitSums], summed: bool) -> None:
