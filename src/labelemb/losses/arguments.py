@@ -166,7 +166,7 @@ def check_plain_linear(head: nn.Module) -> None:
         more = f"got {type(head).__name__}" if isinstance(head, nn.Module) else f"got {type(head)}"
     elif type(head).forward is not nn.Linear.forward or "forward" in vars(head):
         more = f"{type(head).__name__} has a forward of its own"
-    elif any((head._forward_hooks, head._forward_pre_hooks, head._backward_hooks, head._backward_pre_hooks)):
+    elif any((_acting_hooks(head), head._forward_pre_hooks, head._backward_hooks, head._backward_pre_hooks)):
         more = "it has hooks"
     else:
         return
@@ -174,3 +174,8 @@ def check_plain_linear(head: nn.Module) -> None:
         f"a fused loss reads weight and bias of a plain nn.Linear and does not call it, but {more}; "
         "use criterion(head(features), target, features)"
     )
+
+
+def _acting_hooks(head: nn.Module) -> list[object]:
+    """The forward hooks but those of `criterion.watch`, which change nothing."""
+    return [hook for hook in head._forward_hooks.values() if not getattr(hook, "only_watches", False)]

@@ -22,6 +22,7 @@ from labelemb.losses.large.label_plan import LabelPlan
 from labelemb.losses.ranks import RankAgreement
 from labelemb.losses.shapes import as_rows
 from labelemb.losses.terms import LossTerms, Terms, check_weights, reduced_terms, widened
+from labelemb.losses.watch import WatchesHead
 from labelemb.losses.wide_buffers import WideBuffers
 
 
@@ -33,7 +34,7 @@ class Options(TypedDict, total=False):
     reduction: Reduction
 
 
-class SoftLabelLoss(WideBuffers, ABC):
+class SoftLabelLoss(WatchesHead, WideBuffers, ABC):
     """The call, the checks and the reduction of all modes.
 
     A mode says in `item_values` what its terms are for each item, in `factors` how they are weighed, and everything
@@ -88,15 +89,12 @@ class SoftLabelLoss(WideBuffers, ABC):
     def factors(self) -> tuple[float, ...]:
         """What the terms of `item_values` are multiplied by, in their order."""
 
-    @property
-    def needed_features(self) -> int | None:
-        """D where a call needs features, None for a mode that does without."""
-        return None
-
     def forward(
         self, logits: Tensor, target: Tensor, features: Tensor | None = None, *, num_items: Tensor | int | None = None
     ) -> Tensor:
-        """The loss: 0-d, or (N, ...) with reduction "none"."""
+        """The loss: 0-d, or (N, ...) with reduction "none". While a head is watched, without gradients: `hard`."""
+        if features is None and not torch.is_grad_enabled() and self._watched() is not None:
+            return self.hard(logits, target, num_items=num_items)
         return self._terms_and_total(logits, target, features, num_items)[1]
 
     @abstractmethod
@@ -183,6 +181,8 @@ class SoftLabelLoss(WideBuffers, ABC):
         self, logits: Tensor, target: Tensor, features: Tensor | None, num_items: Tensor | int | None
     ) -> tuple[Tensor, Tensor]:
         """Terms (T,) and loss 0-d, or (T, N, ...) and (N, ...)."""
+        if (caught := self._watched()) is not None:
+            features = caught.take(logits, features)
         if logits.ndim == 2:
             return self._of_rows(logits, target, features, num_items)
         width = self.needed_features
