@@ -27,14 +27,14 @@ def made(mode: str) -> SoftLabelLoss:
         table.weight.normal_()
     criterion = of_mode(mode, table=table if MODES[mode].takes_table else None).double()
     if isinstance(criterion, ProgressiveSelfDistillationLoss):
-        criterion.gathered.copy_(torch.randn(9, 5).softmax(dim=1))
+        criterion.gathered.copy_(torch.randn(12, 5).softmax(dim=1))
         criterion.end_epoch()
     return criterion
 
 
 def of_mode(mode: str, **options: Any) -> SoftLabelLoss:
-    """A criterion of five labels, four features, nine examples and three epochs."""
-    return make_criterion(mode, 4, 5, num_examples=9, num_epochs=3, **options)
+    """A criterion of five labels, four features, twelve examples and three epochs."""
+    return make_criterion(mode, 4, 5, num_examples=12, num_epochs=3, **options)
 
 
 def index(mode: str, *examples: int) -> dict[str, Tensor]:

@@ -59,21 +59,33 @@ def checked_class_weight(class_weight: Tensor | Sequence[float] | None, num_clas
 def checked_features(features: Tensor | None, num_items: int, num_features: int) -> Tensor:
     """The features (N, D), which must be there; ValueError where they are not, or of another shape."""
     if features is None or tuple(features.shape) != (num_items, num_features):
-        got = "none" if features is None else f"{tuple(features.shape)}"
-        raise ValueError(f"features, the input of the last layer, must be ({num_items}, {num_features}), got {got}")
+        raise features_error(features, (num_items, num_features))
     return features
+
+
+def features_error(features: Tensor | None, wanted: tuple[int, ...]) -> ValueError:
+    """What is raised where features are missing or of another shape."""
+    got = "none" if features is None else f"{tuple(features.shape)}"
+    return ValueError(f"features, the input of the last layer, must be {wanted}, got {got}")
 
 
 def check_call(logits: Tensor, items: Items, num_classes: int) -> None:
     """Raise ValueError where the arguments of a call do not fit each other; values are read on the CPU alone."""
     check_num_items(items)
-    if logits.ndim != 2 or logits.shape[1] != num_classes:
+    check_logits(logits, num_classes)
+    check_target(items, len(logits), num_classes)
+
+
+def check_logits(logits: Tensor, num_classes: int) -> None:
+    """Raise ValueError unless the logits are (N, C, ...) floats."""
+    if logits.ndim < 2 or logits.shape[1] != num_classes:
+        last = logits.ndim > 2 and logits.shape[-1] == num_classes
+        hint = "; classes come second, as in nn.CrossEntropyLoss: logits.movedim(-1, 1)" if last else ""
         raise ValueError(
-            f"logits must be (N, {num_classes}), got {tuple(logits.shape)}; flatten (batch, time), drop padding first"
+            f"logits must be (N, {num_classes}) or (N, {num_classes}, ...), got {tuple(logits.shape)}{hint}"
         )
     if not logits.is_floating_point():
         raise ValueError(f"logits must be floating point, got {logits.dtype}")
-    check_target(items, len(logits), num_classes)
 
 
 def check_num_items(items: Items) -> None:
@@ -92,8 +104,7 @@ def check_num_items(items: Items) -> None:
 def check_target(items: Items, num_items: int, num_classes: int) -> None:
     """Raise ValueError unless the target is (N,) integers in [0, C) or `ignore_index`, or (N, C) floats."""
     target = items.target
-    if target.dtype == torch.bool or target.is_complex():
-        raise ValueError(f"target must be integer class indices or floating point probabilities, got {target.dtype}")
+    check_target_kind(target, (num_items, num_classes))
     expected = (num_items, num_classes) if is_distribution(target) else (num_items,)
     if tuple(target.shape) != expected:
         kind = "class probabilities" if is_distribution(target) else "class indices"
@@ -106,6 +117,30 @@ def check_target(items: Items, num_items: int, num_classes: int) -> None:
         kept = (target != 0).any() if is_distribution(target) else (target != items.ignore_index).any()
         if kept:  # elsewhere the loss is infinite
             raise ValueError("num_items=0, but there are items that are not ignored: give the number over all batches")
+
+
+_SEVERAL = "; where an item may have several labels, use nn.BCEWithLogitsLoss"
+
+
+def check_target_kind(target: Tensor, shape_of_logits: Sequence[int]) -> None:
+    """Raise ValueError for a target that is neither class indices nor probabilities, by its dtype and shape alone."""
+    if target.dtype == torch.bool or target.is_complex():
+        more = _SEVERAL if target.dtype == torch.bool else ""
+        raise ValueError(
+            f"target must be integer class indices or floating point probabilities, got {target.dtype}{more}"
+        )
+    if not is_distribution(target) and tuple(target.shape) == tuple(shape_of_logits):
+        wanted = (shape_of_logits[0], *shape_of_logits[2:])
+        raise ValueError(
+            f"target of class indices ({target.dtype}) must be {wanted}, got {tuple(target.shape)}; class "
+            f"probabilities are floating point{_SEVERAL}"
+        )
+
+
+def check_one_label(target: Tensor) -> None:
+    """Raise ValueError for probabilities (N, C) that hold several ones an item; values are read on the CPU alone."""
+    if target.device.type == "cpu" and target.numel() and ((target == 1).sum(dim=1) > 1).any():
+        raise ValueError(f"target of class probabilities has items with several ones{_SEVERAL}")
 
 
 def _check_range(target: Tensor, num_classes: int, ignore_index: int) -> None:
@@ -142,7 +177,7 @@ def check_plain_linear(head: nn.Module) -> None:
         more = f"got {type(head).__name__}" if isinstance(head, nn.Module) else f"got {type(head)}"
     elif type(head).forward is not nn.Linear.forward or "forward" in vars(head):
         more = f"{type(head).__name__} has a forward of its own"
-    elif any((head._forward_hooks, head._forward_pre_hooks, head._backward_hooks, head._backward_pre_hooks)):
+    elif any((_acting_hooks(head), head._forward_pre_hooks, head._backward_hooks, head._backward_pre_hooks)):
         more = "it has hooks"
     else:
         return
@@ -150,3 +185,8 @@ def check_plain_linear(head: nn.Module) -> None:
         f"a fused loss reads weight and bias of a plain nn.Linear and does not call it, but {more}; "
         "use criterion(head(features), target, features)"
     )
+
+
+def _acting_hooks(head: nn.Module) -> list[object]:
+    """The forward hooks but those of `criterion.watch`, which change nothing."""
+    return [hook for hook in head._forward_hooks.values() if not getattr(hook, "only_watches", False)]

@@ -169,6 +169,11 @@ class LabelEmbeddingLoss(FiveTermLoss):
         """What hard, soft, aux, cap and match are multiplied by."""
         return self.weights.factors
 
+    @property
+    def needed_features(self) -> int | None:
+        """D, or None where the table is frozen and there is no auxiliary head."""
+        return None if self.aux_head is None else self.num_features
+
     def item_values(self, logits: Tensor, target: Tensor, features: Tensor | None) -> Tensor:
         """The values (5, N) of the terms by the functions above; the last three are 0 without an auxiliary head."""
         rows = widened(self.table.rows_of(target))

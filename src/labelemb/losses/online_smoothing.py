@@ -60,10 +60,10 @@ class OnlineLabelSmoothing(TwoTermLoss):
         self.sums.zero_()
         self.counts.zero_()
 
-    def _terms_and_total(
+    def _of_rows(
         self, logits: Tensor, target: Tensor, features: Tensor | None, num_items: Tensor | int | None
     ) -> tuple[Tensor, Tensor]:
-        terms_and_total = super()._terms_and_total(logits, target, features, num_items)
+        terms_and_total = super()._of_rows(logits, target, features, num_items)
         if self.training and torch.is_grad_enabled():
             self._gather(logits.detach(), target)
         return terms_and_total

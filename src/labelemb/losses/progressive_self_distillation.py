@@ -9,6 +9,7 @@ from torch import Tensor
 
 from labelemb.losses.arguments import check_index, is_transformed
 from labelemb.losses.items import expected, is_distribution
+from labelemb.losses.shapes import as_rows
 from labelemb.losses.soft_label import FiveTermLoss, Options
 from labelemb.losses.terms import LossTerms
 
@@ -28,11 +29,11 @@ class ProgressiveSelfDistillationLoss(FiveTermLoss):
     not seen keeps what it had. Both tables and the epoch are in the state dict. What rounding to float16 takes off a
     prediction's sum goes to the target.
 
-    Calls need `index` (N,): which training example, in [0, n), each item is. Each should come once an epoch; of one
-    that comes again the last prediction counts, of one that is in a batch twice either. In evaluation mode `index` may
-    be left out: without it, the loss is cross entropy. `terms` has H(q_i, p) as `soft`, in the first epoch equal to
-    `hard`. A distribution as target takes the place of onehot(y), and its sum is the weight of q_i; inputs that mix
-    two examples have no prediction of their own to go by, so the recipes refuse mixup and CutMix.
+    Calls need `index` (N,), or (N, ...) as the target is: which training example, in [0, n), each item is. Each should
+    come once an epoch; of one that comes again the last prediction counts, of one that is in a batch twice either. In
+    evaluation mode `index` may be left out: without it, the loss is cross entropy. `terms` has H(q_i, p) as `soft`, in
+    the first epoch equal to `hard`. A distribution as target takes the place of onehot(y), and its sum is the weight of
+    q_i; inputs that mix two examples have no prediction of their own to go by, so the recipes refuse mixup and CutMix.
 
     Under DistributedDataParallel give `broadcast_buffers=False`: each process gathers its own examples.
 
@@ -120,7 +121,8 @@ class ProgressiveSelfDistillationLoss(FiveTermLoss):
     def _hard_soft_total(
         self, logits: Tensor, target: Tensor, num_items: Tensor | int | None, index: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        logits, target, item_factors = self._prepared(logits, target, num_items)
+        call = as_rows(logits, target, None, num_classes=self.num_classes, num_features=None)
+        logits, target, item_factors = self._prepared(call.logits, call.target, num_items)
         if index is None and self.training:
             raise ValueError(
                 f"index is missing: (N,) integers in 0 to {self.num_examples - 1} that say which training example each "
@@ -129,12 +131,13 @@ class ProgressiveSelfDistillationLoss(FiveTermLoss):
         if index is None:
             rows = torch.zeros_like(logits)
         else:
+            index = index.reshape(-1)
             check_index(index, len(logits), self.num_examples)
             rows = self.earlier[index.long()].to(logits.dtype)  # (N, C)
             if self.training and torch.is_grad_enabled() and not is_transformed():
                 self._gather(logits.detach(), index.long(), item_factors != 0)
         values = torch.stack(self._values(logits, target, rows)) * item_factors  # (3, N)
-        hard, soft, total = (values if self.reduction == "none" else values.sum(dim=1)).unbind()
+        hard, soft, total = (call.restored(values) if self.reduction == "none" else values.sum(dim=1)).unbind()
         return hard, soft, total
 
     def _values(self, logits: Tensor, target: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:

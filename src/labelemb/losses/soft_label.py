@@ -7,13 +7,22 @@ from typing import Never, TypedDict, Unpack
 import torch
 from torch import Tensor, nn
 
-from labelemb.losses.arguments import check_call, check_reduction, checked_class_weight, refuse_unknown
+from labelemb.losses.arguments import (
+    check_call,
+    check_one_label,
+    check_reduction,
+    checked_class_weight,
+    is_traced,
+    refuse_unknown,
+)
 from labelemb.losses.calls import is_training_call
 from labelemb.losses.forgotten import ForgottenParameters
-from labelemb.losses.items import Items, Reduction, SparseTarget, expected, targets_and_factors
+from labelemb.losses.items import Items, Reduction, SparseTarget, expected, is_distribution, targets_and_factors
 from labelemb.losses.large.label_plan import LabelPlan
 from labelemb.losses.ranks import RankAgreement
+from labelemb.losses.shapes import as_rows
 from labelemb.losses.terms import LossTerms, Terms, check_weights, reduced_terms, widened
+from labelemb.losses.watch import WatchesHead
 from labelemb.losses.wide_buffers import WideBuffers
 
 
@@ -25,7 +34,7 @@ class Options(TypedDict, total=False):
     reduction: Reduction
 
 
-class SoftLabelLoss(WideBuffers, ABC):
+class SoftLabelLoss(WatchesHead, WideBuffers, ABC):
     """The call, the checks and the reduction of all modes.
 
     A mode says in `item_values` what its terms are for each item, in `factors` how they are weighed, and everything
@@ -38,7 +47,9 @@ class SoftLabelLoss(WideBuffers, ABC):
         reduction: "mean", "sum" or "none" (one value an item, 0 for ignored ones).
 
     Calls take `logits` (N, C), `target` of indices (N,) or class probabilities (N, C), `features` (N, D) where the mode
-    uses them, and `num_items`: an int or 0-d tensor that replaces the divisor of the mean.
+    uses them, and `num_items`: an int or 0-d tensor that replaces the divisor of the mean. As in PyTorch there may be
+    more axes, for pixels or tokens: `logits` (N, C, ...), `target` (N, ...) or (N, C, ...), `features` (N, D, ...).
+    Each position is an item of its own then, and "none" gives back (N, ...).
 
     Modes that keep something of each training example take `index` (N,) too: which one each item is.
 
@@ -51,6 +62,7 @@ class SoftLabelLoss(WideBuffers, ABC):
     """
 
     class_weight: Tensor | None
+    _saw_probabilities = False
 
     def __init__(
         self,
@@ -82,7 +94,9 @@ class SoftLabelLoss(WideBuffers, ABC):
     def forward(
         self, logits: Tensor, target: Tensor, features: Tensor | None = None, *, num_items: Tensor | int | None = None
     ) -> Tensor:
-        """The loss: 0-d, or (N,) with reduction "none"."""
+        """The loss: 0-d, or (N, ...) with reduction "none". While a head is watched, without gradients: `hard`."""
+        if features is None and not torch.is_grad_enabled() and self._watched() is not None:
+            return self.hard(logits, target, num_items=num_items)
         return self._terms_and_total(logits, target, features, num_items)[1]
 
     @abstractmethod
@@ -90,6 +104,19 @@ class SoftLabelLoss(WideBuffers, ABC):
         self, logits: Tensor, target: Tensor, features: Tensor | None = None, *, num_items: Tensor | int | None = None
     ) -> Terms:
         """The unweighted terms and the loss, all reduced alike."""
+
+    def hard(self, logits: Tensor, target: Tensor, *, num_items: Tensor | int | None = None) -> Tensor:
+        """Cross entropy, `terms(...).hard`, of logits and target alone: the validation loss, comparable over modes.
+
+        Reduced as the loss is. It needs no features, and no mode counts or learns anything by it.
+        """
+        call = as_rows(logits, target, None, num_classes=self.num_classes, num_features=None)
+        items = self.items(call.target, num_items)
+        check_call(call.logits, items, self.num_classes)
+        logits = widened(call.logits)  # (N', C)
+        target, item_factors = targets_and_factors(items, logits.dtype)
+        values = -expected(logits.log_softmax(dim=1), target) * item_factors  # (N',)
+        return call.restored(values) if self.reduction == "none" else values.sum()
 
     def fused(
         self,
@@ -157,7 +184,20 @@ class SoftLabelLoss(WideBuffers, ABC):
     def _terms_and_total(
         self, logits: Tensor, target: Tensor, features: Tensor | None, num_items: Tensor | int | None
     ) -> tuple[Tensor, Tensor]:
-        """Terms (T,) and loss 0-d, or (T, N) and (N,)."""
+        """Terms (T,) and loss 0-d, or (T, N, ...) and (N, ...)."""
+        if (caught := self._watched()) is not None:
+            features = caught.take(logits, features)
+        if logits.ndim == 2:
+            return self._of_rows(logits, target, features, num_items)
+        width = self.needed_features
+        call = as_rows(logits, target, features, num_classes=self.num_classes, num_features=width)
+        terms, total = self._of_rows(call.logits, call.target, call.features, num_items)
+        return (call.restored(terms), call.restored(total)) if self.reduction == "none" else (terms, total)
+
+    def _of_rows(
+        self, logits: Tensor, target: Tensor, features: Tensor | None, num_items: Tensor | int | None
+    ) -> tuple[Tensor, Tensor]:
+        """The same of logits (N, C): terms (T,) and loss 0-d, or (T, N) and (N,)."""
         logits, target, item_factors = self._prepared(logits, target, num_items)
         return self._reduced(logits, target, features, item_factors)
 
@@ -167,6 +207,9 @@ class SoftLabelLoss(WideBuffers, ABC):
         """What a call computes with, after its checks: logits and target as in `item_values`, what each item counts."""
         items = self.items(target, num_items)
         check_call(logits, items, self.num_classes)
+        if not self._saw_probabilities and is_distribution(target) and not is_traced():
+            self._saw_probabilities = True  # one look will do: later calls are not to be slower
+            check_one_label(target)
         self.notice_call(logits)
         logits = widened(logits)
         target, item_factors = targets_and_factors(items, logits.dtype)

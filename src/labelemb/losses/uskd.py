@@ -72,6 +72,11 @@ class UniversalSelfDistillationLoss(FiveTermLoss):
         """What hard, soft, aux and match are multiplied by; cap is 0."""
         return 1.0, self.shape_weight, self.aux_weight, 0.0, self.target_weight
 
+    @property
+    def needed_features(self) -> int:
+        """D: the auxiliary head reads them."""
+        return self.num_features
+
     def item_values(self, logits: Tensor, target: Tensor, features: Tensor | None) -> Tensor:
         """The values (5, N) of the terms where no item is ignored."""
         return self._values(logits, target, features, logits.new_ones(len(logits)))
