@@ -14,7 +14,7 @@ from torch import Tensor
 from labelemb.classify import images as data_module
 from labelemb.classify.images import ImageData, load_images
 from labelemb.errors import InputError
-from labelemb.settings.config import ImageDataSettings
+from labelemb.settings.data import ImageDataSettings
 
 HUB = "someone/pictures"
 

@@ -19,7 +19,8 @@ from labelemb.errors import InputError
 from labelemb.losses.catalogue import MODES
 from labelemb.losses.label_embedding import LabelEmbeddingLoss
 from labelemb.run_folder import RunFolder
-from labelemb.settings.config import ClassifySettings, ImageDataSettings
+from labelemb.settings.config import ClassifySettings
+from labelemb.settings.data import ImageDataSettings
 from labelemb.settings.recipe import load_recipe
 from labelemb.training.engine import train
 
@@ -267,6 +268,9 @@ class Vectors:
     def __init__(self) -> None:
         self.label_names = ["left", "right"]
         self.shape: tuple[int, ...] = (3,)
+        self.varying_shapes = False
+        self.record: dict[str, Any] = {"label_names": self.label_names}
+        self.notes: list[str] = []
         self.train = self.test = VectorSplit()
         self.validation = None
 

@@ -11,7 +11,7 @@ NOT_FUSED = [mode.name for mode in MODES.values() if not mode.is_fused and not m
 
 @pytest.mark.parametrize("mode", NOT_FUSED)
 def test_a_mode_without_a_form_for_large_label_sets_is_refused_for_text(mode: str) -> None:
-    with pytest.raises(InputError, match=f"{mode} .* for images only"):
+    with pytest.raises(InputError, match=f"{mode} .* is not for sequences"):
         load_recipe("multi30k", [f"mode={mode}"])
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,6 +56,8 @@ class ImageInputs:
     augment: AugmentSettings
     standardize: Standardizer
 
+    varying_shapes = False
+
     @classmethod
     def of(cls, data: ImageData, augment: AugmentSettings) -> "ImageInputs":
         """Inputs between 0 and 1, or with mean 0 and deviation 1 over the training images if the settings say so."""
@@ -73,6 +76,17 @@ class ImageInputs:
     def shape(self) -> tuple[int, ...]:
         """(channels, height, width)."""
         return self.data.image_shape
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What makes inputs of other images as of these: shape, mean and deviation of each channel."""
+        moments = {"mean": self.standardize.mean.tolist(), "std": self.standardize.std.tolist()}
+        return {"kind": "images", "label_names": self.label_names, "shape": list(self.shape), **moments}
+
+    @property
+    def notes(self) -> list[str]:
+        """Sizes, the largest and the smallest label, labels that cannot be learned."""
+        return self.data.notes
 
     @property
     def train(self) -> ImageInputsSplit:

@@ -6,7 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from glob import escape
 from pathlib import Path
@@ -22,7 +22,7 @@ from torch import Tensor
 from labelemb.classify.held_out import drawn_of_each_label
 from labelemb.errors import InputError, first_line
 from labelemb.files import write_atomically
-from labelemb.settings.config import ImageDataSettings
+from labelemb.settings.data import ImageDataSettings
 
 _FORMAT, _VERSION = "labelemb.images", "1"
 
@@ -50,6 +50,7 @@ class ImageData:
     test: ImageSplit
     label_names: list[str]
     scale: float
+    notes: list[str] = field(default_factory=list)
 
     @property
     def num_classes(self) -> int:

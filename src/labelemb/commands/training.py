@@ -75,7 +75,7 @@ def train(
 
     job = plan(settings, output, resume=resume, download=download)
     title = f"{settings.recipe} {settings.name} seed {settings.seed}"
-    with step_progress(title, quiet, _formulas([settings])) as progress:
+    with step_progress(title, quiet, [*_notes([job]), *_formulas([settings])]) as progress:
         execute(job, progress)
     if not quiet:
         print(_last_row(job.folder.metrics))
@@ -126,7 +126,7 @@ def compare(
     planned = [plan(each, output, resume=True, download=download) for each in final_runs]
     if records:  # not before: where the final runs that are there were refused, it would tell of others
         write_records(folder, records)
-    _compare(planned, folder, num_workers, quiet)
+    _compare(planned, folder, num_workers, quiet, [] if records else _notes(planned))
 
 
 def _planned_trials(asked: Comparison, tune: str | None, num_runs: int, output: Path, download: bool) -> "list[Trials]":
@@ -163,24 +163,34 @@ def _tune(trials: "list[Trials]", title: str, num_workers: int, quiet: bool) -> 
 
     jobs = [job for each in trials for of_point in each.jobs for job in of_point]
     if jobs:
-        with comparison_progress(f"{title} tuning", quiet, partial(_trial, trials[0].rule)) as progress:
+        judged = partial(_trial, trials[0].rule)
+        with comparison_progress(f"{title} tuning", quiet, judged, _notes(jobs)) as progress:
             execute_all(jobs, num_workers, progress)
     return {each.name: record(each) for each in trials}
 
 
-def _compare(jobs: "list[Job]", folder: Path, num_workers: int, quiet: bool) -> None:
+def _compare(jobs: "list[Job]", folder: Path, num_workers: int, quiet: bool, notes: Sequence[str]) -> None:
     from labelemb.commands.terminal import comparison_progress
     from labelemb.experiments.workers import execute_all
     from labelemb.report.comparison import summary_text
     from labelemb.report.page import write_report
     from labelemb.report.summary import read_results
 
-    with comparison_progress(folder.name, quiet, _final, _formulas([job.settings for job in jobs])) as progress:
+    opening = [*notes, *_formulas([job.settings for job in jobs])]
+    with comparison_progress(folder.name, quiet, _final, opening) as progress:
         execute_all(jobs, num_workers, progress)
     results = read_results([folder])
     page = write_report(results)
     print(summary_text(results))
     print(page)
+
+
+def _notes(jobs: "Sequence[Job]") -> list[str]:
+    """What is to be known of the data, read once before anything is written; nothing where all runs are done."""
+    from labelemb.experiments.tasks import TASKS
+
+    job = next((job for job in jobs if not job.folder.is_finished), None)
+    return [] if job is None else TASKS[job.settings.task].notes(job.settings, job.download)
 
 
 def _formulas(planned: Sequence[Settings]) -> list[str]:

@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from labelemb.errors import InputError
 from labelemb.run_folder import RunFolder
-from labelemb.settings.config import ClassifySettings, Settings, TextSettings
+from labelemb.settings.config import (
+    ClassifySettings,
+    LabelingSettings,
+    SentenceSettings,
+    Settings,
+    TableSettings,
+    TextSettings,
+)
 
 if TYPE_CHECKING:
     import torch
 
+    from labelemb.classify.data import ClassifyData
     from labelemb.training.task import Task
 
 
@@ -25,14 +33,36 @@ class TaskKind:
     """(settings, folder, device, download) -> what the engine trains; nothing is written."""
     predict: Callable[[RunFolder, Settings, Mapping[str, Any], str], str]
     """(folder, settings, options, device name) -> what to print. Options of `labelemb predict`, None if not given."""
+    notes: Callable[[Settings, bool], list[str]] = lambda settings, download: []
+    """(settings, download) -> what is to be said of the data before anything is done with them, a line each."""
+
+
+def _load(settings: Settings, download: bool) -> "ClassifyData":
+    """The data of a classification run."""
+    if isinstance(settings, TableSettings):
+        from labelemb.classify.tables import load_tables
+
+        return load_tables(settings)
+    if isinstance(settings, SentenceSettings):
+        from labelemb.classify.sentences import load_sentences
+
+        return load_sentences(settings)
+    from labelemb.classify.image_inputs import load_image_inputs
+
+    assert isinstance(settings, ClassifySettings)
+    return load_image_inputs(settings, download=download)
 
 
 def _make_classify(settings: Settings, folder: RunFolder, device: "torch.device", download: bool) -> "Task":
-    from labelemb.classify.image_inputs import load_image_inputs
     from labelemb.classify.task import ClassifyTask
 
-    assert isinstance(settings, ClassifySettings)
-    return ClassifyTask(settings, load_image_inputs(settings, download=download), device, folder)
+    assert isinstance(settings, LabelingSettings)
+    return ClassifyTask(settings, _load(settings, download), device, folder)
+
+
+def _notes(settings: Settings, download: bool) -> list[str]:
+    """Of the user's own data: reading them once, before the runs do, finds all that is wrong with them."""
+    return [] if settings.data.path is None else _load(settings, download).notes
 
 
 def _predict_classes(folder: RunFolder, settings: Settings, options: Mapping[str, Any], device: str) -> str:
@@ -68,6 +98,8 @@ def _predict_text(folder: RunFolder, settings: Settings, options: Mapping[str, A
 
 
 TASKS = {
-    "classify": TaskKind(_make_classify, _predict_classes),
+    "classify": TaskKind(_make_classify, _predict_classes, _notes),
+    "tables": TaskKind(_make_classify, _predict_classes, _notes),
+    "text-classes": TaskKind(_make_classify, _predict_classes, _notes),
     "text": TaskKind(_make_text, _predict_text),
 }

@@ -13,11 +13,10 @@ from pydantic.fields import FieldInfo
 
 from labelemb.errors import InputError
 from labelemb.losses.catalogue import MODES
-from labelemb.settings.config import SECTIONS, ClassifySettings, Settings, TextSettings, plain
+from labelemb.settings.config import SECTIONS, ClassifySettings, Settings, plain
+from labelemb.settings.kinds import KINDS
 from labelemb.settings.variants import Variant, parse_variant
 from labelemb.settings.which_run import Between, differences, may_differ
-
-_TASKS: dict[str, type[ClassifySettings] | type[TextSettings]] = {"classify": ClassifySettings, "text": TextSettings}
 
 
 def recipe_names() -> list[str]:
@@ -158,12 +157,13 @@ def _are_those_of_the_paper(settings: Settings, recipe: str, pairs: Sequence[tup
 def parse_settings(values: Mapping[str, Any], origin: str) -> Settings:
     """Settings from plain values, as a recipe or config.yaml holds them; `origin` is named in errors."""
     task = values.get("task")
-    if not isinstance(task, str) or task not in _TASKS:
-        raise InputError(f"{origin}: task: expected one of {', '.join(_TASKS)}, got {task!r}")
+    if not isinstance(task, str) or task not in KINDS:
+        raise InputError(f"{origin}: task: expected one of {', '.join(KINDS)}, got {task!r}")
+    kind = KINDS[task].settings
     try:
-        settings: Settings = _TASKS[task].model_validate(dict(values))
+        settings: Settings = kind.model_validate(dict(values))
     except ValidationError as error:
-        lines = [f"{origin}: {_explain(details, _TASKS[task])}" for details in error.errors()]
+        lines = [f"{origin}: {_explain(details, kind)}" for details in error.errors()]
         raise InputError("\n".join(lines)) from None
     _check(settings, origin)
     return settings
@@ -224,10 +224,11 @@ def _check(settings: Settings, origin: str) -> None:
     if not mode.takes_table and settings.table is not None:
         takers = " and ".join(other.name for other in MODES.values() if other.takes_table)
         raise InputError(f"{origin}: mode {mode.name} takes no label table; {takers} do")
-    if mode.needs_all_rows and settings.task == "text":
-        raise InputError(f"{origin}: {mode.name} needs a table of all labels and is for images only")
-    if not mode.is_fused and settings.task == "text":
-        raise InputError(f"{origin}: {mode.name} has no form for large label sets and is for images only")
+    of_words = KINDS[settings.task].makes_sequences
+    if mode.needs_all_rows and of_words:
+        raise InputError(f"{origin}: {mode.name} needs a table of all labels and is not for sequences")
+    if not mode.is_fused and of_words:
+        raise InputError(f"{origin}: {mode.name} has no form for large label sets and is not for sequences")
     soft_after = settings.loss.get("soft_after", 0.0)
     if soft_after >= 1 and not float(soft_after).is_integer():
         raise InputError(f"{origin}: {mode.section}.soft_after: expected a number of updates or a fraction below 1")
@@ -258,7 +259,7 @@ def _explain(details: Any, root: type[BaseModel]) -> str:
 def setting_names(name: str, *roots: type[BaseModel]) -> list[str]:
     """Dotted keys whose last part is `name`, in the settings of every task or of these models."""
     keys: dict[str, None] = {}
-    for root in roots or _TASKS.values():
+    for root in roots or [kind.settings for kind in KINDS.values()]:
         for key, field in root.model_fields.items():
             if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
                 keys |= dict.fromkeys(f"{key}.{inner}" for inner in setting_names(name, field.annotation))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
 from labelemb.errors import input_errors
 from labelemb.losses.modes import load_table, make_criterion
@@ -29,6 +30,8 @@ def make_module(
     label_names: Sequence[str],
     make_network: Callable[[], Network],
     join: Callable[[Network, SoftLabelLoss], Module],
+    *,
+    class_weight: Tensor | None = None,
 ) -> Module:
     """Network first, then criterion, each from its own seed: all modes of a seed start from the same network.
 
@@ -37,6 +40,7 @@ def make_module(
         label_names: C names, which a given label table must have been learned for.
         make_network: builds the network from torch's random state.
         join: puts network and criterion into the task's module.
+        class_weight: (C,), None for all alike.
 
     Raises:
         InputError: the settings of the loss or the label table do not fit.
@@ -44,15 +48,18 @@ def make_module(
     torch.manual_seed(derived_seed(settings.seed, "network"))
     network = make_network()
     torch.manual_seed(derived_seed(settings.seed, "criterion"))
-    criterion = _make_criterion(settings, network.num_features, label_names)
+    criterion = _make_criterion(settings, network.num_features, label_names, class_weight)
     torch.manual_seed(derived_seed(settings.seed, "training"))
     return join(network, criterion)
 
 
-def _make_criterion(settings: RunSettings, num_features: int, label_names: Sequence[str]) -> SoftLabelLoss:
+def _make_criterion(
+    settings: RunSettings, num_features: int, label_names: Sequence[str], class_weight: Tensor | None
+) -> SoftLabelLoss:
+    options = settings.criterion_options | {"class_weight": class_weight}
     with input_errors(f"mode {settings.mode}: "):
         table = None if settings.table is None else load_table(settings.table, label_names)
-        return make_criterion(settings.mode, num_features, len(label_names), table=table, **settings.criterion_options)
+        return make_criterion(settings.mode, num_features, len(label_names), table=table, **options)
 
 
 def save_table(criterion: SoftLabelLoss, label_names: Sequence[str], path: Path) -> None:
