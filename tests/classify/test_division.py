@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from labelemb.classify.division import Division, Part, balanced_weights, divide, sentences
+from labelemb.classify.division import Division, Part, balanced_weights, divide
 from labelemb.errors import InputError
 from labelemb.settings.data import TableDataSettings
 
@@ -42,9 +42,13 @@ def test_the_test_set_is_that_of_all_seeds_and_each_seed_has_its_own_validation(
 def test_parts_that_are_there_are_used_and_nothing_is_held_out() -> None:
     parts = {"train": part("abab"), "validation": part("ab"), "test": part("ba")}
     found = divide(parts, settings(), 0)
+    few = ["warning: labels with fewer than 5 training examples, too few to learn a row from: a 2, b 2"]
     assert found.validation is not None
     assert (len(found.train.items), len(found.validation.items), found.test.labels.tolist()) == (4, 2, [1, 0])
-    assert found.has_own_test
+    assert found.notes == [
+        "data: 4 to train, 2 to validate, 2 to test; 2 labels, training examples from a 2 to b 2",
+        *few,
+    ]
 
 
 def test_labels_are_in_order_and_whole_numbers_by_their_value() -> None:
@@ -93,10 +97,9 @@ def test_a_limit_keeps_of_each_label_alike() -> None:
 
 
 def test_imbalance_is_told_and_labels_of_few_examples_are_named() -> None:
-    lines = sentences(divided("a" * 50 + "b" * 5), settings())
-    assert lines == [
+    assert divided("a" * 50 + "b" * 5).notes == [
         "data: 40 to train, 4 to validate, 11 to test; 2 labels, training examples from b 4 to a 36",
-        "data: no test part, so 20 % of each label is held out as one, the same for all runs",
+        "data: no test part, so 20 % of each label is held out, the same for all runs",
         "warning: labels with fewer than 5 training examples, too few to learn a row from: b 4",
     ]
 

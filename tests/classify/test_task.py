@@ -12,8 +12,9 @@ from torch import Tensor
 
 from labelemb import LabelTable
 from labelemb.classify.data import ClassifySplit
+from labelemb.classify.image_data import ImageData, ImageSplit
 from labelemb.classify.image_inputs import ImageInputs, load_image_inputs
-from labelemb.classify.images import ImageData, ImageSplit, load_images
+from labelemb.classify.images import load_images
 from labelemb.classify.task import ClassifyTask
 from labelemb.errors import InputError
 from labelemb.losses.catalogue import MODES

@@ -1,7 +1,7 @@
 """Data of one's own: label names, the test set and the validation set held out, and what is to be said of it."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -11,14 +11,14 @@ from torch import Tensor
 
 from labelemb.classify.held_out import drawn_of_each_label
 from labelemb.errors import InputError, first_line
-from labelemb.settings.data import ImageDataSettings, SentenceDataSettings, TableDataSettings
+from labelemb.settings.data import SentenceDataSettings, TableDataSettings
 
 MOST_LABELS = 10_000
 FEW = 5
-_SAME_FOR_ALL = 0  # the seed of the test set: with one that changed, another run would train on these items
+SAME_FOR_ALL = 0  # the seed of the test set: with one that changed, another run would train on these items
 
 Items = TypeVar("Items", covariant=True)
-OwnDataSettings = ImageDataSettings | TableDataSettings | SentenceDataSettings
+ColumnSettings = TableDataSettings | SentenceDataSettings
 
 
 class Part(NamedTuple, Generic[Items]):
@@ -43,11 +43,11 @@ class Division(Generic[Items]):
     validation: Split[Items] | None
     test: Split[Items]
     label_names: list[str]
-    has_own_test: bool
+    notes: list[str]
 
 
 def divide(
-    parts: Mapping[str, Part[Any]], settings: OwnDataSettings, seed: int, names: Sequence[str] | None = None
+    parts: Mapping[str, Part[Any]], settings: ColumnSettings, seed: int, names: Sequence[str] | None = None
 ) -> Division[Any]:
     """Number the labels, hold a test set out where there is none, then a validation set.
 
@@ -62,21 +62,23 @@ def divide(
     """
     written = [label for part in parts.values() for label in part.labels]
     origin = str(settings.path or settings.source)
-    index, label_names = numbered(written, origin, _read_names(settings.label_names) or names)
+    index, label_names = numbered(written, origin, read_names(settings.label_names) or names)
     splits = {
         name: Split(part.items, torch.tensor([index[each] for each in part.labels])) for name, part in parts.items()
     }
     train, test = splits["train"], splits.get("test")
     if test is None:
-        test, train = _drawn(train, settings.test, _SAME_FOR_ALL, "data.test")
+        test, train = _drawn(train, settings.test, SAME_FOR_ALL, "data.test")
     validation = splits.get("validation")
     if settings.limit is not None and settings.limit < len(train.labels):
-        train, _ = _drawn(train, settings.limit, _SAME_FOR_ALL, "data.limit")
+        train, _ = _drawn(train, settings.limit, SAME_FOR_ALL, "data.limit")
     if validation is None and settings.validation:
         validation, train = _drawn(train, settings.validation, seed, "data.validation")
     if int(torch.bincount(train.labels).count_nonzero()) < 2:
         raise InputError(f"{origin}: expected training examples of two labels or more, got {len(train.labels)} of one")
-    return Division(train, validation, test, label_names, "test" in parts)
+    sizes = 0 if validation is None else len(validation.labels), len(test.labels)
+    notes = sentences(label_names, train.labels, *sizes, None if "test" in parts else settings.test)
+    return Division(train, validation, test, label_names, notes)
 
 
 def numbered(written: Sequence[str], origin: str, names: Sequence[str] | None) -> tuple[dict[str, int], list[str]]:
@@ -85,7 +87,7 @@ def numbered(written: Sequence[str], origin: str, names: Sequence[str] | None) -
     Raises:
         InputError: there are too many labels, only one, or one that the given names do not have.
     """
-    found = sorted(set(written), key=_by_value)
+    found = in_order(set(written))
     if len(found) > MOST_LABELS or (len(found) > 20 and 2 * len(found) > len(written)):
         raise InputError(
             f"{origin}: {len(found):,} labels among {len(written):,} examples: is that the label column? Expected "
@@ -93,10 +95,18 @@ def numbered(written: Sequence[str], origin: str, names: Sequence[str] | None) -
         )
     if len(found) < 2:
         raise InputError(f"{origin}: expected two labels or more, got one: {found[0]!r}")
-    if names is None:
-        return {label: place for place, label in enumerate(found)}, found
+    names = found if names is None else list(names)
+    return index_of(found, names, origin), names
+
+
+def index_of(found: Sequence[str], names: Sequence[str], origin: str) -> dict[str, int]:
+    """The place of each label among the names, which have it as it is written or are those of labels 0, 1, ...
+
+    Raises:
+        InputError: a label is neither a name nor the number of one.
+    """
     if set(found) <= set(names):
-        return {name: place for place, name in enumerate(names)}, list(names)
+        return {name: place for place, name in enumerate(names)}
     by_number = {str(place): place for place in range(len(names))}
     strange = [label for label in found if label not in by_number]
     if strange:
@@ -104,7 +114,12 @@ def numbered(written: Sequence[str], origin: str, names: Sequence[str] | None) -
         raise InputError(
             f"{origin}: label {strange[0]!r} is neither one of the {len(names)} label names nor its number"
         )
-    return by_number, list(names)
+    return by_number
+
+
+def in_order(labels: Iterable[str]) -> list[str]:
+    """Whole numbers by their value, then the others by the alphabet."""
+    return sorted(labels, key=_by_value)
 
 
 def _by_value(label: str) -> tuple[bool, int, str]:
@@ -113,7 +128,7 @@ def _by_value(label: str) -> tuple[bool, int, str]:
     return (not whole, int(label) if whole else 0, label)
 
 
-def _read_names(path: Path | None) -> list[str] | None:
+def read_names(path: Path | None) -> list[str] | None:
     if path is None:
         return None
     try:
@@ -142,20 +157,27 @@ def _selected(split: Split[Any], which: Tensor) -> Split[Any]:
     return Split(split.items[which.numpy()], split.labels[which])
 
 
-def sentences(division: Division[Any], settings: OwnDataSettings) -> list[str]:
-    """What is to be known before training: sizes, the largest and the smallest label, labels that cannot be learned."""
-    names, train = division.label_names, division.train.labels
+def sentences(
+    names: Sequence[str], train: Tensor, num_validation: int, num_test: int, held_out: float | None
+) -> list[str]:
+    """What is to be known before training: sizes, the largest and the smallest label, labels that cannot be learned.
+
+    Args:
+        names: C names.
+        train: labels (N,) that are trained on.
+        num_validation, num_test: how many there are beside them.
+        held_out: the share that was held out as the test set; None where the data have one.
+    """
     counts = torch.bincount(train, minlength=len(names)).tolist()
     order = sorted(range(len(names)), key=counts.__getitem__)
-    sizes = [f"{len(train):,} to train"]
-    sizes += [f"{len(division.validation.labels):,} to validate"] if division.validation is not None else []
-    sizes += [f"{len(division.test.labels):,} to test"]
+    others = {"validate": num_validation, "test": num_test}
+    sizes = ", ".join(
+        [f"{len(train):,} to train", *(f"{count:,} to {what}" for what, count in others.items() if count)]
+    )
     ends = [f"{names[place]} {counts[place]:,}" for place in (order[0], order[-1])]
-    lines = [f"data: {', '.join(sizes)}; {len(names):,} labels, training examples from {ends[0]} to {ends[1]}"]
-    if not division.has_own_test:
-        lines.append(
-            f"data: no test part, so {100 * settings.test:g} % of each label is held out as one, the same for all runs"
-        )
+    lines = [f"data: {sizes}; {len(names):,} labels, training examples from {ends[0]} to {ends[1]}"]
+    if held_out is not None:
+        lines.append(f"data: no test part, so {100 * held_out:g} % of each label is held out, the same for all runs")
     few = [f"{names[place]} {counts[place]}" for place in order if counts[place] < FEW]
     if few:
         more = f" and {len(few) - 10} more" if len(few) > 10 else ""

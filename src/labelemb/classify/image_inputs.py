@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from labelemb.classify.augment import channel_statistics, cutmix, mixup, normalize, random_crop, random_flip
-from labelemb.classify.images import ImageData, ImageSplit, load_images
+from labelemb.classify.image_data import ImageData, ImageSplit
+from labelemb.classify.images import load_images
 from labelemb.files import named
 from labelemb.settings.config import AugmentSettings, ClassifySettings
 

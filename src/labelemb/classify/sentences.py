@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from labelemb.classify.columns import STDIN, Columns, column_named, is_numeric, label_column, read_parts, words
-from labelemb.classify.division import Part, Split, divide, sentences
+from labelemb.classify.division import Part, Split, divide
 from labelemb.classify.ngrams import MOST, buckets_of
 from labelemb.errors import InputError
 from labelemb.settings.config import SentenceModelSettings, SentenceSettings
@@ -122,8 +122,9 @@ def load_sentences(settings: SentenceSettings) -> SentenceInputs:
         return SentenceSplit.of(encode(list(part.items)), part.labels, padding)
 
     validation = None if division.validation is None else split(division.validation)
-    notes = sentences(division, data)
-    return SentenceInputs(split(division.train), validation, split(division.test), division.label_names, text, notes)
+    return SentenceInputs(
+        split(division.train), validation, split(division.test), division.label_names, text, division.notes
+    )
 
 
 def text_column(columns: Columns, label: str, wanted: str | None) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from labelemb.classify.columns import Columns, column_named, is_numeric, label_column, numbers, read_parts, words
-from labelemb.classify.division import Part, divide, sentences
+from labelemb.classify.division import Part, divide
 from labelemb.errors import InputError
 from labelemb.settings.config import TableSettings
 
@@ -94,7 +94,7 @@ def load_tables(settings: TableSettings) -> TableInputs:
     train, validation, test = splits
     assert train is not None
     assert test is not None
-    return TableInputs(train, validation, test, division.label_names, names, mean, std, sentences(division, data))
+    return TableInputs(train, validation, test, division.label_names, names, mean, std, division.notes)
 
 
 def _with(read: Mapping[str, Columns], label: str) -> list[tuple[str, Columns]]:

@@ -30,7 +30,7 @@ class ImageDataSettings(Section):
     limit: Count | None = Field(
         None, description="use this many training images at most, the first after those held out by number"
     )
-    test: Share = Field(0.2, description=_TEST)
+    test: Share | None = Field(None, description=_TEST + "; null where one has to be there")
     size: Count | None = Field(
         None, description="side of a square that images are cut and resized to where they differ or are larger"
     )
