@@ -22,6 +22,7 @@ from labelemb.experiments.standing import Standing, standing
 from labelemb.settings.recipe import recipe_names
 
 ROOT = Path(__file__).parent.parent
+OWN_DATA = ("wine.csv",)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -42,6 +43,12 @@ def own_files() -> dict[str, str]:
     """The blocks that begin with a comment of a file's name."""
     named = [(re.match(r"# (\w+\.\w+)", block), block) for block in blocks("yaml") + blocks("python")]
     return {match[1]: block for match, block in named if match}
+
+
+def write_own_data() -> None:
+    """What the README calls its reader's own data."""
+    rows = [f"{row},{row % 3},{'red' if row % 2 else 'white'}" for row in range(60)]
+    Path("wine.csv").write_text("\n".join(["alcohol,sugar,label", *rows]) + "\n", encoding="utf-8")
 
 
 def mean_of_runs(recipe: str, mode: str, column: str) -> float:
@@ -82,6 +89,7 @@ def test_labelemb_commands_run_one_after_another(tmp_path: Path, monkeypatch: py
     monkeypatch.delitem(sys.modules, "my_networks", raising=False)  # of another test
     for file, text in own_files().items():
         Path(file).write_text(text, encoding="utf-8")
+    write_own_data()
     for index, (program, *arguments) in enumerate(commands()):
         if program != "labelemb":
             continue
@@ -146,7 +154,7 @@ def test_the_price_in_calibration_is_that_of_the_results() -> None:
 
 def test_every_recipe_named_in_a_command_is_there() -> None:
     named = {words[2] for words in commands() if words[:2] in (["labelemb", "train"], ["labelemb", "compare"])}
-    assert named <= {*recipe_names(), *own_files()}
+    assert named <= {*recipe_names(), *own_files(), *OWN_DATA}
 
 
 def test_every_recipe_stands_in_the_readme() -> None:

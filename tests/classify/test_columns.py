@@ -97,8 +97,8 @@ def test_a_label_that_cannot_be_told_or_is_not_there_is_asked_for(tmp_path: Path
     columns = read_columns(written(tmp_path / "a.csv"))
     with pytest.raises(InputError, match=r"data.label=lable: no such column in .*; did you mean label\?"):
         label_column(columns, "lable")
-    (tmp_path / "b.csv").write_text("class,y\n1,2\n")
-    with pytest.raises(InputError, match=r"both class and y: give data\.label=COLUMN"):
+    (tmp_path / "b.csv").write_text("class,target,y\n1,2,3\n")
+    with pytest.raises(InputError, match=r"both class and target: give data\.label=COLUMN"):
         label_column(read_columns(tmp_path / "b.csv"), None)
 
 

@@ -202,6 +202,7 @@ def label_column(columns: Columns, wanted: str | None) -> str:
     if wanted is not None:
         return column_named(columns, wanted, "data.label")
     named = [str(name) for name in columns.frame.columns if str(name).lower() in LABEL_NAMES]
+    named = [name for name in named if name.lower() != "y"] or named  # which is a coordinate where there is another
     if len(named) == 1:
         return named[0]
     state = f"both {' and '.join(named)}" if named else "none called label, class, target or the like"

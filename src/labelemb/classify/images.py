@@ -26,7 +26,8 @@ from labelemb.classify.image_data import (
     read_cache,
     write_cache,
 )
-from labelemb.classify.image_folders import find_images, read_class_folders, stacked
+from labelemb.classify.image_files import find_images
+from labelemb.classify.image_folders import read_class_folders, stacked
 from labelemb.errors import InputError, first_line
 from labelemb.settings.data import ImageDataSettings
 

@@ -44,7 +44,7 @@ def load_recipe(
         InputError: there is no such recipe, or a setting is unknown, of the wrong type or out of range: one line each.
     """
     given = [(key, value) for key, value in (options or {}).items() if value is not None]
-    pairs = [*_pairs(overrides), *given]
+    pairs = [*pairs_of(overrides), *given]
     settings = _settings_with(recipe, pairs)
     _check_of_a_mode(pairs, [settings.mode, *beside])
     if settings.report.paper is None or any(key.split(".")[:2] == ["report", "paper"] for key, _ in pairs):
@@ -111,7 +111,7 @@ def read_comparison(recipe: str, overrides: Sequence[str] = (), options: Mapping
     table = options.pop("table", None)
     # Of which mode it is asked makes no difference: what is compared stands in every mode's settings.
     first = _settings_with(
-        recipe, [*_pairs(overrides), *((k, v) for k, v in options.items() if v is not None), ("mode", "baseline")]
+        recipe, [*pairs_of(overrides), *((k, v) for k, v in options.items() if v is not None), ("mode", "baseline")]
     )
     variants = [parse_variant(text) for text in first.compare.modes]
     modes = [variant.mode for variant in variants]
@@ -175,6 +175,8 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
     if is_file and not path.is_file():
         raise InputError(f"no recipe file {recipe}")
     if not is_file and recipe not in recipe_names():
+        if path.suffix or len(path.parts) > 1:  # as a file or a folder is written
+            raise InputError(f"no file or folder {recipe}, and no such recipe; `labelemb recipes` lists them")
         raise InputError(f"no recipe {recipe!r}{_nearest(recipe, recipe_names())}; `labelemb recipes` lists them")
     source = path if is_file else files("labelemb.settings").joinpath("recipes", f"{recipe}.yaml")
     try:
@@ -189,7 +191,8 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
     return values
 
 
-def _pairs(overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:
+def pairs_of(overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Keys and values of what was given as `key=value`; raises InputError for what is neither."""
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not key:
