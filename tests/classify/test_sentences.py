@@ -68,7 +68,12 @@ def test_a_run_learns(tmp_path: Path, mode: str) -> None:
     folder = RunFolder(tmp_path / "run")
     execute(Job(settings, folder))
     assert folder.metrics[-1]["test_error"] == 0
-    assert folder.inputs == {"kind": "text-classes", "label_names": ["land", "sea"], "text": "sentence"}
+    assert folder.inputs == {
+        "kind": "texts",
+        "label_names": ["land", "sea"],
+        "text_column": "sentence",
+        "label_column": "label",
+    }
 
 
 def test_the_text_column_is_told_or_asked_for(tmp_path: Path) -> None:

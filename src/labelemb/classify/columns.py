@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from labelemb.errors import InputError, first_line
+from labelemb.files import STDIN
 
-STDIN = Path("-")
 PARTS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation"}
 PARTS |= {"test": "test"}
 LABEL_NAMES = ("label", "labels", "class", "target", "category", "y")

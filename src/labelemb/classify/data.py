@@ -1,7 +1,7 @@
 """What a classification task asks of its data; images, tables or texts, it does not know which."""
 
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -18,6 +18,21 @@ class ClassifySplit(Protocol):
 
     def inputs(self, part: slice) -> Tensor:
         """What the network takes of some items, (B, *shape), as they are: for evaluation."""
+
+
+class Items(NamedTuple):
+    """What is to be predicted: a data set's test items, or others that were read by a run's record."""
+
+    split: ClassifySplit
+    label_names: list[str]
+    shape: tuple[int, ...]
+    """Of one input, as `ClassifyData.shape`."""
+    noun: str
+    """What they are, in the plural."""
+    is_labeled: bool = True
+    """Else the split's labels mean nothing."""
+    names: list[str] | None = None
+    """Of each item, where they have one: files."""
 
 
 class ClassifyData(Protocol):

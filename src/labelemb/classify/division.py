@@ -9,6 +9,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from labelemb.classify.columns import Columns, words
 from labelemb.classify.held_out import drawn_of_each_label
 from labelemb.errors import InputError, first_line
 from labelemb.settings.data import SentenceDataSettings, TableDataSettings
@@ -115,6 +116,19 @@ def index_of(found: Sequence[str], names: Sequence[str], origin: str) -> dict[st
             f"{origin}: label {strange[0]!r} is neither one of the {len(names)} label names nor its number"
         )
     return by_number
+
+
+def labels_of(columns: Columns, record: Mapping[str, Any]) -> Tensor | None:
+    """The labels (N,) of rows that were not trained on, by the names of the run; None where they have none.
+
+    Raises:
+        InputError: a label is missing, or not one of the run's.
+    """
+    if record["label_column"] not in columns.frame.columns:
+        return None
+    written = words(columns, record["label_column"])
+    index = index_of(in_order(set(written)), record["label_names"], columns.origin)
+    return torch.tensor([index[label] for label in written])
 
 
 def in_order(labels: Iterable[str]) -> list[str]:

@@ -60,21 +60,24 @@ def stacked(images: Sequence[Any], size: int | None, origin: str) -> Tensor:
             f"{origin}: expected images of one size, got {sorted(sizes)[:3]}: data.size=32 cuts and resizes them"
         )
     keep = len(sizes) == 1 and (size is None or max(max(each) for each in sizes) <= size)
-    arrays = [pixels(image, None if keep else size) for image in images]
+    arrays = [pixels(image, None if keep or size is None else (size, size)) for image in images]
     channels = max(array.shape[0] for array in arrays)
     alike = [np.broadcast_to(array, (channels, *array.shape[1:])) for array in arrays]
     return torch.from_numpy(np.ascontiguousarray(np.stack(alike)))
 
 
-def pixels(image: Any, size: int | None) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """(channels, H, W) uint8: gray or RGB, upright; cut to a square and resized to `size` where it is given."""
+def pixels(image: Any, size: tuple[int, int] | None, mode: str | None = None) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """(channels, H, W) uint8: gray or RGB, upright; cut to the shape and resized to the (width, height) of `size`.
+
+    `mode` is L for gray, RGB for colours; None takes what the image has.
+    """
     from PIL import Image, ImageOps
 
     with _opened(image) as opened:
         upright = ImageOps.exif_transpose(opened)
-        plain = upright.convert("L" if upright.mode in ("1", "L") else "RGB")
-    if size is not None:
-        plain = ImageOps.fit(plain, (size, size), Image.Resampling.BILINEAR)
+        plain = upright.convert(mode or ("L" if upright.mode in ("1", "L") else "RGB"))
+    if size not in (None, plain.size):
+        plain = ImageOps.fit(plain, size, Image.Resampling.BILINEAR)
     array = np.asarray(plain)
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 

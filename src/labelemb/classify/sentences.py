@@ -1,6 +1,6 @@
 """Texts with one label each as a classification task takes them: see labelemb.classify.data.ClassifyData."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from labelemb.classify.columns import STDIN, Columns, column_named, is_numeric, label_column, read_parts, words
-from labelemb.classify.division import Part, Split, divide
+from labelemb.classify.columns import (
+    Columns,
+    column_named,
+    is_column_file,
+    is_numeric,
+    label_column,
+    read_columns,
+    read_parts,
+    words,
+)
+from labelemb.classify.data import Items
+from labelemb.classify.division import Part, Split, divide, labels_of
 from labelemb.classify.ngrams import MOST, buckets_of
 from labelemb.errors import InputError
+from labelemb.files import STDIN, read_lines
 from labelemb.settings.config import SentenceModelSettings, SentenceSettings
 
 Encode = Callable[[Sequence[str]], list[list[int]]]
@@ -70,6 +81,7 @@ class SentenceInputs:
     test: SentenceSplit
     label_names: list[str]
     text_column: str
+    label_column: str
     notes: list[str]
 
     varying_shapes = True
@@ -82,7 +94,8 @@ class SentenceInputs:
     @property
     def record(self) -> dict[str, Any]:
         """What predictions of other texts need."""
-        return {"kind": "text-classes", "label_names": self.label_names, "text": self.text_column}
+        columns = {"text_column": self.text_column, "label_column": self.label_column}
+        return {"kind": "texts", "label_names": self.label_names, **columns}
 
     def inputs(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Training texts and their labels."""
@@ -123,8 +136,27 @@ def load_sentences(settings: SentenceSettings) -> SentenceInputs:
 
     validation = None if division.validation is None else split(division.validation)
     return SentenceInputs(
-        split(division.train), validation, split(division.test), division.label_names, text, division.notes
+        split(division.train), validation, split(division.test), division.label_names, text, label, division.notes
     )
+
+
+def read_texts(settings: SentenceSettings, record: Mapping[str, Any], path: Path) -> Items:
+    """Other texts than a run's own: a file of columns, or lines of text; `-` are lines from standard input.
+
+    Raises:
+        InputError: the file cannot be read, or lacks the run's column of texts.
+    """
+    labels = None
+    if path != STDIN and is_column_file(path):
+        columns = read_columns(path)
+        texts, labels = texts_of(columns, record["text_column"]), labels_of(columns, record)
+    else:
+        texts = list(read_lines(path))
+    encode, padding = encoder(settings.model)
+    split = SentenceSplit.of(
+        encode(texts), torch.zeros(len(texts), dtype=torch.int64) if labels is None else labels, padding
+    )
+    return Items(split, record["label_names"], (MOST,), "texts", labels is not None)
 
 
 def text_column(columns: Columns, label: str, wanted: str | None) -> str:

@@ -9,8 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from labelemb.classify.columns import Columns, column_named, is_numeric, label_column, numbers, read_parts, words
-from labelemb.classify.division import Part, divide
+from labelemb.classify.columns import (
+    Columns,
+    column_named,
+    is_numeric,
+    label_column,
+    numbers,
+    read_columns,
+    read_parts,
+    words,
+)
+from labelemb.classify.data import Items
+from labelemb.classify.division import Part, divide, labels_of
 from labelemb.errors import InputError
 from labelemb.settings.config import TableSettings
 
@@ -42,6 +52,7 @@ class TableInputs:
     test: TableSplit
     label_names: list[str]
     columns: list[str]
+    label_column: str
     mean: Tensor
     std: Tensor
     notes: list[str]
@@ -57,7 +68,8 @@ class TableInputs:
     def record(self) -> dict[str, Any]:
         """What predictions of other rows need, and an exported network."""
         moments = {"mean": self.mean.tolist(), "std": self.std.tolist()}
-        return {"kind": "tables", "label_names": self.label_names, "columns": self.columns, **moments}
+        columns = {"columns": self.columns, "label_column": self.label_column}
+        return {"kind": "rows", "label_names": self.label_names, **columns, **moments}
 
     def inputs(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Training rows and their labels."""
@@ -94,7 +106,21 @@ def load_tables(settings: TableSettings) -> TableInputs:
     train, validation, test = splits
     assert train is not None
     assert test is not None
-    return TableInputs(train, validation, test, division.label_names, names, mean, std, division.notes)
+    return TableInputs(train, validation, test, division.label_names, names, label, mean, std, division.notes)
+
+
+def read_rows(record: Mapping[str, Any], path: Path) -> Items:
+    """Other rows, standardized as those of the run whose record this is; `-` is standard input.
+
+    Raises:
+        InputError: the file cannot be read, or lacks one of the run's columns.
+    """
+    columns = read_columns(path)
+    mean, std = (torch.tensor(record[name], dtype=torch.float64) for name in ("mean", "std"))
+    labels = labels_of(columns, record)
+    rows = standardized(rows_of(columns, record["columns"]), mean, std)
+    split = TableSplit(rows, torch.zeros(len(rows), dtype=torch.int64) if labels is None else labels)
+    return Items(split, record["label_names"], (len(record["columns"]),), "rows", labels is not None)
 
 
 def _with(read: Mapping[str, Columns], label: str) -> list[tuple[str, Columns]]:

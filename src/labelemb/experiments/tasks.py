@@ -5,6 +5,7 @@ A recipe names its task, which has its settings class in labelemb.settings.recip
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labelemb.errors import InputError
@@ -21,7 +22,7 @@ from labelemb.settings.config import (
 if TYPE_CHECKING:
     import torch
 
-    from labelemb.classify.data import ClassifyData
+    from labelemb.classify.data import ClassifyData, Items
     from labelemb.training.task import Task
 
 
@@ -66,17 +67,46 @@ def _notes(settings: Settings, download: bool) -> list[str]:
 
 
 def _predict_classes(folder: RunFolder, settings: Settings, options: Mapping[str, Any], device: str) -> str:
-    of_text = any(options[name] is not None for name in ("src", "ref", "beam", "max_length", "attention"))
+    of_text = any(options[name] is not None for name in ("ref", "beam", "max_length", "attention"))
     if of_text or options["checkpoint"] == "best":
         raise InputError(
-            f"{folder.path} is a run on images: it takes --data, --output, --device, --raw, and its last checkpoint"
+            f"{folder.path} is a run of class predictions: it takes a file or folder, --data, --output, --device, "
+            "--raw, --top-k, and its last checkpoint"
         )
-    from labelemb.classify.predict import predict_images
+    if settings.tuning is not None:
+        raise InputError(f"{folder.path} is a run of tuning, which is kept from the test set: give a final run")
+    from labelemb.classify.predict import Shown, predict_classes
     from labelemb.training.device import choose_device
 
-    assert isinstance(settings, ClassifySettings)
-    output, data, calibrated = options["output"], options["data"], options["calibrated"]
-    return predict_images(folder, settings, output, data, choose_device(device), calibrated=calibrated)
+    items = _items(folder, settings, options["source"], options["data"])
+    shown = Shown(options["calibrated"], options["top_k"])
+    assert isinstance(settings, LabelingSettings)
+    return predict_classes(folder, settings, items, options["output"], choose_device(device), shown)
+
+
+def _items(folder: RunFolder, settings: Settings, source: Path | None, data: Path | None) -> "Items":
+    """What is to be predicted: `source`, else the test items of `data`, else those of the run's own data."""
+    from labelemb.classify.data import Items
+
+    if source is None:
+        moved = settings.data if data is None else settings.data.model_copy(update={"path": data})
+        loaded = _load(settings.model_copy(update={"data": moved}), False)
+        return Items(loaded.test, loaded.label_names, loaded.shape, f"test {loaded.record['kind']}")
+    record = folder.inputs
+    if data is not None or not record:
+        why = f"--data {data}" if data is not None else "the run has no inputs.json"
+        raise InputError(f"{source}: {why}; of a data set the test items are predicted: give it as --data alone")
+    if isinstance(settings, TableSettings):
+        from labelemb.classify.tables import read_rows
+
+        return read_rows(record, source)
+    if isinstance(settings, SentenceSettings):
+        from labelemb.classify.sentences import read_texts
+
+        return read_texts(settings, record, source)
+    from labelemb.classify.image_inputs import read_images
+
+    return read_images(record, source)
 
 
 def _make_text(settings: Settings, folder: RunFolder, device: "torch.device", download: bool) -> "Task":
@@ -87,13 +117,14 @@ def _make_text(settings: Settings, folder: RunFolder, device: "torch.device", do
 
 
 def _predict_text(folder: RunFolder, settings: Settings, options: Mapping[str, Any], device: str) -> str:
-    if options["calibrated"] is not None:
-        raise InputError(f"{folder.path} is a run on text: --calibrated and --raw are for class probabilities")
+    if options["calibrated"] is not None or options["top_k"] is not None:
+        raise InputError(f"{folder.path} is a run on text: --calibrated and --raw, --top-k are for class probabilities")
     from labelemb.text.predict import PredictOptions, predict_text
     from labelemb.training.device import choose_device
 
     assert isinstance(settings, TextSettings)
-    given = PredictOptions(**{name: value for name, value in options.items() if value is not None})
+    renamed = {"src" if name == "source" else name: value for name, value in options.items()}
+    given = PredictOptions(**{name: value for name, value in renamed.items() if value is not None})
     return predict_text(folder, settings, given, choose_device(device))
 
 
