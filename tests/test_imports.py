@@ -16,7 +16,7 @@ FILES = {
     for path in sorted(SOURCE.rglob("*.py"))
 }
 HEAVY = {"datasets", "matplotlib", "numpy", "pandas", "pyarrow", "scipy", "sklearn", "tokenizers", "PIL"}
-HEAVY |= {"sacrebleu", "rouge_score"}
+HEAVY |= {"sacrebleu", "rouge_score", "onnx", "onnxruntime", "onnxscript"}
 LIBRARY = {"losses"}
 # Who may import whom: a line a folder, as docs/architecture.md draws it. All may import the modules beside the folders.
 MAY_IMPORT = {

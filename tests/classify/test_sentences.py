@@ -71,6 +71,7 @@ def test_a_run_learns(tmp_path: Path, mode: str) -> None:
     assert folder.inputs == {
         "kind": "texts",
         "label_names": ["land", "sea"],
+        "shape": [MOST],
         "text_column": "sentence",
         "label_column": "label",
     }

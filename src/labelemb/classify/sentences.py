@@ -95,7 +95,7 @@ class SentenceInputs:
     def record(self) -> dict[str, Any]:
         """What predictions of other texts need."""
         columns = {"text_column": self.text_column, "label_column": self.label_column}
-        return {"kind": "texts", "label_names": self.label_names, **columns}
+        return {"kind": "texts", "label_names": self.label_names, "shape": list(self.shape), **columns}
 
     def inputs(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Training texts and their labels."""
@@ -156,7 +156,7 @@ def read_texts(settings: SentenceSettings, record: Mapping[str, Any], path: Path
     split = SentenceSplit.of(
         encode(texts), torch.zeros(len(texts), dtype=torch.int64) if labels is None else labels, padding
     )
-    return Items(split, record["label_names"], (MOST,), "texts", labels is not None)
+    return Items(split, record["label_names"], tuple(record["shape"]), "texts", labels is not None)
 
 
 def text_column(columns: Columns, label: str, wanted: str | None) -> str:

@@ -69,7 +69,7 @@ class TableInputs:
         """What predictions of other rows need, and an exported network."""
         moments = {"mean": self.mean.tolist(), "std": self.std.tolist()}
         columns = {"columns": self.columns, "label_column": self.label_column}
-        return {"kind": "rows", "label_names": self.label_names, **columns, **moments}
+        return {"kind": "rows", "label_names": self.label_names, "shape": list(self.shape), **columns, **moments}
 
     def inputs(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Training rows and their labels."""
@@ -120,7 +120,7 @@ def read_rows(record: Mapping[str, Any], path: Path) -> Items:
     labels = labels_of(columns, record)
     rows = standardized(rows_of(columns, record["columns"]), mean, std)
     split = TableSplit(rows, torch.zeros(len(rows), dtype=torch.int64) if labels is None else labels)
-    return Items(split, record["label_names"], (len(record["columns"]),), "rows", labels is not None)
+    return Items(split, record["label_names"], tuple(record["shape"]), "rows", labels is not None)
 
 
 def _with(read: Mapping[str, Columns], label: str) -> list[tuple[str, Columns]]:

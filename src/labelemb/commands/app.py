@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from labelemb import __version__
-from labelemb.commands.predictions import predict
+from labelemb.commands.predictions import export, predict
 from labelemb.commands.results import neighbors, report
 from labelemb.commands.text import preprocess
 from labelemb.commands.training import compare, recipes, train
@@ -31,7 +31,7 @@ def _before_all(
         raise typer.Exit
 
 
-for _function in (recipes, train, compare, preprocess, predict, report, neighbors):
+for _function in (recipes, train, compare, preprocess, predict, export, report, neighbors):
     app.command(epilog=TRACEBACK)(_function)
 
 

@@ -49,6 +49,18 @@ def predict(
     print(said, file=sys.stderr if output is None else sys.stdout)
 
 
+def export(
+    run: Annotated[Path, typer.Argument(help="A run folder, of class predictions.")],
+    output: Annotated[Path | None, typer.Option("--output", help="File to write; default: RUN/model.onnx.")] = None,
+    model: Model = None,
+) -> None:
+    """Write a trained classifier as an ONNX file, with its label names; the label table is not needed."""
+    folder, settings = _trained(run, model)
+    from labelemb.experiments.tasks import TASKS
+
+    print(TASKS[settings.task].export(folder, settings, output or run / "model.onnx"))
+
+
 def _trained(run: Path, model: str | None) -> "tuple[RunFolder, Settings]":
     """A run and its settings.
 

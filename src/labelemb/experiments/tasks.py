@@ -34,6 +34,8 @@ class TaskKind:
     """(settings, folder, device, download) -> what the engine trains; nothing is written."""
     predict: Callable[[RunFolder, Settings, Mapping[str, Any], str], str]
     """(folder, settings, options, device name) -> what to print. Options of `labelemb predict`, None if not given."""
+    export: Callable[[RunFolder, Settings, Path], str]
+    """(folder, settings, file) -> what to print."""
     notes: Callable[[Settings, bool], list[str]] = lambda settings, download: []
     """(settings, download) -> what is to be said of the data before anything is done with them, a line each."""
 
@@ -84,6 +86,13 @@ def _predict_classes(folder: RunFolder, settings: Settings, options: Mapping[str
     return predict_classes(folder, settings, items, options["output"], choose_device(device), shown)
 
 
+def _export(folder: RunFolder, settings: Settings, output: Path) -> str:
+    from labelemb.classify.export import export_classifier
+
+    assert isinstance(settings, LabelingSettings)
+    return export_classifier(folder, settings, output)
+
+
 def _items(folder: RunFolder, settings: Settings, source: Path | None, data: Path | None) -> "Items":
     """What is to be predicted: `source`, else the test items of `data`, else those of the run's own data."""
     from labelemb.classify.data import Items
@@ -109,6 +118,10 @@ def _items(folder: RunFolder, settings: Settings, source: Path | None, data: Pat
     return read_images(record, source)
 
 
+def _export_nothing(folder: RunFolder, settings: Settings, output: Path) -> str:
+    raise InputError(f"{folder.path} is a run on parallel text: export is for runs of class predictions")
+
+
 def _make_text(settings: Settings, folder: RunFolder, device: "torch.device", download: bool) -> "Task":
     from labelemb.text.task import TextTask
 
@@ -129,8 +142,8 @@ def _predict_text(folder: RunFolder, settings: Settings, options: Mapping[str, A
 
 
 TASKS = {
-    "classify": TaskKind(_make_classify, _predict_classes, _notes),
-    "tables": TaskKind(_make_classify, _predict_classes, _notes),
-    "text-classes": TaskKind(_make_classify, _predict_classes, _notes),
-    "text": TaskKind(_make_text, _predict_text),
+    "classify": TaskKind(_make_classify, _predict_classes, _export, _notes),
+    "tables": TaskKind(_make_classify, _predict_classes, _export, _notes),
+    "text-classes": TaskKind(_make_classify, _predict_classes, _export, _notes),
+    "text": TaskKind(_make_text, _predict_text, _export_nothing),
 }
