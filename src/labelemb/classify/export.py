@@ -77,19 +77,7 @@ def export_classifier(folder: RunFolder, settings: LabelingSettings, output: Pat
     network = load_classifier(folder, settings, tuple(record["shape"]), len(record["label_names"]))
     inference = InferenceNetwork(_plain(network), record, folder.temperature or 1.0).eval()
     example = _example(record)
-    dynamic = {0: torch.export.Dim("items"), **({1: torch.export.Dim("length")} if record["kind"] == "texts" else {})}
-    with _silent_exporter():
-        program = torch.onnx.export(
-            inference,
-            (example,),
-            input_names=["inputs"],
-            output_names=["logits", "probabilities"],
-            dynamic_shapes={"inputs": dynamic},
-            dynamo=True,
-            verbose=False,
-        )
-    assert program is not None
-    proto = program.model_proto
+    proto = _exported(inference, example, record["kind"] == "texts")
     onnx.helper.set_model_props(proto, _metadata(folder, record))
     content = proto.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
@@ -98,6 +86,23 @@ def export_classifier(folder: RunFolder, settings: LabelingSettings, output: Pat
         raise RunFailed(f"{folder.path}: onnxruntime's probabilities differ from the network's by {difference:.2g}")
     write_atomically(output, content)
     return f"{output}: {len(record['label_names'])} labels; onnxruntime agrees with the network to {difference:.1g}"
+
+
+def _exported(inference: nn.Module, example: Tensor, of_texts: bool) -> Any:
+    """The network as ONNX, for any number of items, and of texts for any length."""
+    items, length = torch.export.Dim("items"), torch.export.Dim("length")
+    with _silent_exporter():
+        program = torch.onnx.export(
+            inference,
+            (example,),
+            input_names=["inputs"],
+            output_names=["logits", "probabilities"],
+            dynamic_shapes={"inputs": {0: items, 1: length} if of_texts else {0: items}},
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Texts with one label each as a classification task takes them: see labelemb.classify.data.ClassifyData."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,11 @@ from labelemb.classify.columns import (
 )
 from labelemb.classify.data import Items
 from labelemb.classify.division import Part, Split, divide, labels_of
-from labelemb.classify.ngrams import MOST, buckets_of
+from labelemb.classify.ngrams import MOST
+from labelemb.classify.text_networks import encoder
 from labelemb.errors import InputError
 from labelemb.files import STDIN, read_lines
-from labelemb.settings.config import SentenceModelSettings, SentenceSettings
-
-Encode = Callable[[Sequence[str]], list[list[int]]]
+from labelemb.settings.config import SentenceSettings
 
 
 @dataclass(frozen=True)
@@ -178,8 +177,3 @@ def text_column(columns: Columns, label: str, wanted: str | None) -> str:
 def texts_of(columns: Columns, name: str) -> list[str]:
     """The texts of a column; raises InputError where there is no such column, or one of them is missing."""
     return words(columns, column_named(columns, name, "data.text"))
-
-
-def encoder(model: SentenceModelSettings) -> tuple[Encode, int]:
-    """How the network that is named takes texts: as which numbers, and what pads them."""
-    return lambda texts: [buckets_of(text, model.buckets) for text in texts], 0
