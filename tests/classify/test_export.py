@@ -53,12 +53,15 @@ def test_a_table_s_raw_values_give_the_calibrated_probabilities(tmp_path: Path, 
     raw = np.array([[30, 5], [-20, 5], [7.5, 4], [0, 5], [1, 5]], dtype=np.float32)
     logits, probabilities = session.run(["logits", "probabilities"], {"inputs": raw})
     np.testing.assert_allclose(probabilities, predicted(folder, capsys, str(tmp_path / "new.csv")), atol=2e-6)
-    scaled = torch.from_numpy(logits).div(folder.temperature or 1.0).softmax(dim=1)
+    scaled = (
+        torch.from_numpy(logits).div(float(session.get_modelmeta().custom_metadata_map["temperature"])).softmax(dim=1)
+    )
     np.testing.assert_allclose(probabilities, scaled.numpy(), atol=1e-6)
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["label_names"]) == ["a", "b"]
     assert json.loads(metadata["columns"]) == ["x", "constant"]
     assert float(metadata["temperature"]) == folder.temperature
+    assert folder.temperature not in (None, 1.0)
 
 
 def test_images_as_they_are_stored_give_the_probabilities(tmp_path: Path, capsys: Output) -> None:

@@ -48,7 +48,7 @@ def test_a_folder_is_a_label_and_what_is_missing_is_held_out(tmp_path: Path) -> 
         data.notes[0]
         == "data: 22 to train, 2 to validate, 6 to test; 2 labels, training examples from blue 7 to red 15"
     )
-    assert set(loaded(tmp_path / "own", limit=10).train.labels.tolist()) == {0, 1}
+    assert set(loaded(tmp_path / "own", limit=6).train.labels.tolist()) == {0, 1}
 
 
 def test_parts_are_used_where_they_hold_class_folders(tmp_path: Path) -> None:

@@ -90,3 +90,15 @@ def test_the_best_k_come_in_order_with_their_probabilities(tmp_path: Path) -> No
         ]
     with pytest.raises(InputError, match="--top-k 11: expected 1 to 10"):
         predict_classes(folder, settings, items, best, CPU, Shown(top_k=11))
+
+
+def test_a_temperature_at_the_edge_of_the_search_is_used_only_where_it_is_asked_for(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    settings = trained(folder)
+    folder.write_calibration({"temperature": 0.05, "num_items": 14, "nll_before": 0.1, "nll_after": 0.0})
+    said = [
+        predict_classes(folder, settings, items_of(settings), tmp_path / "a.csv", CPU, Shown(calibrated))
+        for calibrated in (None, True, False)
+    ]
+    assert said[0] == f"{said[2]}; probabilities as trained: 14 held-out items tell no temperature"
+    assert said[1] == f"{said[2]}; probabilities at temperature 0.05"

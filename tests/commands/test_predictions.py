@@ -43,7 +43,7 @@ def test_rows_of_numbers_with_labels_and_without(capsys: Output) -> None:
     rows, said = predict(capsys, run, "new.csv")
     assert [row["predicted"] for row in rows] == ["a", "b"]
     assert all(float(row["a"]) + float(row["b"]) == pytest.approx(1, abs=1e-5) for row in rows)
-    assert said.startswith("2 rows; probabilities at temperature")
+    assert said == "2 rows; probabilities as trained: 5 held-out items tell no temperature\n"
     Path("new.csv").write_text("x,label\n5,a\n-5,a\n")
     rows, said = predict(capsys, run, "new.csv", "--raw", "--top-k", "1")
     assert list(rows[0]) == ["predicted", "probability"]

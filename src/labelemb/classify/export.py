@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from labelemb.classify.networks import Classifier
-from labelemb.classify.predict import load_classifier
+from labelemb.classify.predict import load_classifier, temperature_of
 from labelemb.classify.user_network import UserNetwork
 from labelemb.errors import InputError, RunFailed
 from labelemb.files import write_atomically
@@ -75,7 +75,7 @@ def export_classifier(folder: RunFolder, settings: LabelingSettings, output: Pat
     if not record:
         raise InputError(f"{folder.path} has no inputs.json: train again, or go on with --resume")
     network = load_classifier(folder, settings, tuple(record["shape"]), len(record["label_names"]))
-    inference = InferenceNetwork(_plain(network), record, folder.temperature or 1.0).eval()
+    inference = InferenceNetwork(_plain(network), record, temperature_of(folder, calibrated=None) or 1.0).eval()
     example = _example(record)
     proto = _exported(inference, example, record["kind"] == "texts")
     onnx.helper.set_model_props(proto, _metadata(folder, record))
@@ -135,7 +135,11 @@ def _metadata(folder: RunFolder, record: dict[str, Any]) -> dict[str, str]:
     """Strings, as ONNX has them; lists as JSON."""
     kept = {name: record[name] for name in ("label_names", "columns", "kind") if name in record}
     shown = {name: value if isinstance(value, str) else json.dumps(value) for name, value in kept.items()}
-    return shown | {"temperature": repr(folder.temperature or 1.0), "format": "labelemb.classifier", "version": "1"}
+    return shown | {
+        "temperature": repr(temperature_of(folder, calibrated=None) or 1.0),
+        "format": "labelemb.classifier",
+        "version": "1",
+    }
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from labelemb.classify.calibration import LARGEST_TEMPERATURE, LEAST_TEMPERATURE
 from labelemb.classify.data import Items
 from labelemb.classify.networks import Classifier
 from labelemb.classify.task import make_network
@@ -57,7 +58,7 @@ def predict_classes(
             sizes than the run was trained with.
     """
     shown = shown or Shown()
-    temperature = _temperature(folder, shown.calibrated)
+    temperature = temperature_of(folder, calibrated=shown.calibrated)
     names = items.label_names
     if shown.top_k is not None and not 1 <= shown.top_k <= len(names):
         raise InputError(f"--top-k {shown.top_k}: expected 1 to {len(names)}, the number of labels")
@@ -75,6 +76,8 @@ def predict_classes(
                 writer.writerow([*([items.names[number]] if items.names else []), *row])
     count = f"{len(items.split)} {items.noun}"
     scaled = "" if temperature is None else f"; probabilities at temperature {temperature:.4g}"
+    if temperature is None and shown.calibrated is None and folder.temperature is not None:
+        scaled = f"; probabilities as trained: {folder.calibration['num_items']} held-out items tell no temperature"
     return f"{_error(items, num_errors)}{count}{scaled}"
 
 
@@ -136,12 +139,21 @@ def _error(items: Items, num_errors: int) -> str:
     return f"error {100 * num_errors / len(items.split):.2f} % of "
 
 
-def _temperature(folder: RunFolder, calibrated: bool | None) -> float | None:
-    """The run's, unless raw probabilities are asked for."""
+def temperature_of(folder: RunFolder, *, calibrated: bool | None) -> float | None:
+    """The run's, where it is asked for; of None, where it has one that is not at the edge of what was searched.
+
+    There the held-out items, few as a rule, were all right or said nothing: their best temperature would be 0, which
+    makes every probability 1, or infinite.
+
+    Raises:
+        InputError: it is asked for, and there is none.
+    """
     temperature = folder.temperature if calibrated is not False else None
     if calibrated and temperature is None:
         raise InputError(
             f"{folder.path} has no calibration.json: a temperature is fitted at the end of a run that holds out "
             "training examples (data.validation)"
         )
-    return temperature
+    if calibrated or temperature is None:
+        return temperature
+    return temperature if 1.01 * LEAST_TEMPERATURE < temperature < 0.99 * LARGEST_TEMPERATURE else None
