@@ -26,8 +26,8 @@ from benchmarks.measure import environment_of, in_own_process, in_turn, peak_byt
 from benchmarks.straightforward_loop import ImageDataset, StraightforwardLoop
 from torch.utils.flop_counter import FlopCounterMode
 
+from labelemb.classify.image_data import ImageData, ImageSplit
 from labelemb.classify.image_inputs import ImageInputs
-from labelemb.classify.images import ImageData, ImageSplit
 from labelemb.classify.task import ClassifyTask
 from labelemb.run_folder import RunFolder
 from labelemb.settings.config import ClassifySettings

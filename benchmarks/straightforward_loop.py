@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from labelemb.classify.images import ImageSplit
+from labelemb.classify.image_data import ImageSplit
 from labelemb.classify.networks import Classifier
 
 CROP = 4

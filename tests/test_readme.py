@@ -23,6 +23,7 @@ from labelemb.experiments.standing import Standing, standing
 from labelemb.settings.recipe import recipe_names
 
 ROOT = Path(__file__).parent.parent
+OWN_DATA = ("wine.csv",)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -49,6 +50,12 @@ def missing(block: str) -> set[str]:
     """The packages that a block imports and that are not here: those of the trainers are extras."""
     named = set(re.findall(r"^(?:from|import) (\w+)", block, flags=re.MULTILINE))
     return {name for name in named if importlib.util.find_spec(name) is None}
+
+
+def write_own_data() -> None:
+    """What the README calls its reader's own data."""
+    rows = [f"{row},{row % 3},{'red' if row % 2 else 'white'}" for row in range(60)]
+    Path("wine.csv").write_text("\n".join(["alcohol,sugar,label", *rows]) + "\n", encoding="utf-8")
 
 
 def mean_of_runs(results: str, mode: str, column: str) -> float:
@@ -95,6 +102,7 @@ def test_labelemb_commands_run_one_after_another(tmp_path: Path, monkeypatch: py
     for block in blocks("python"):
         if ".save(" in block:  # a file that a command reads
             exec(compile(block, "README.md", "exec"), {})
+    write_own_data()
     for index, (program, *arguments) in enumerate(commands()):
         if program != "labelemb":
             continue
@@ -159,7 +167,7 @@ def test_the_price_in_calibration_is_that_of_the_results() -> None:
 
 def test_every_recipe_named_in_a_command_is_there() -> None:
     named = {words[2] for words in commands() if words[:2] in (["labelemb", "train"], ["labelemb", "compare"])}
-    assert named <= {*recipe_names(), *own_files()}
+    assert named <= {*recipe_names(), *own_files(), *OWN_DATA}
 
 
 def test_every_recipe_stands_in_the_readme() -> None:

@@ -1,18 +1,22 @@
 """Writing files so that a reader, or a run that was killed, never finds half of one; reading what may be damaged."""
 
 import errno
+import gzip
 import json
 import os
 import re
+import sys
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO, cast
 
 from labelemb.errors import InputError
 
+STDIN = Path("-")
 _TEMPORARY = re.compile(r"\..+\.\w+\.[a-z0-9_]{8}")  # what mkstemp makes of `.NAME.`, where NAME ends as files do
 
 
@@ -55,6 +59,48 @@ def _replacement(path: Path) -> Iterator[BinaryIO]:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a UTF-8 text file, without their line ends; `.gz` is read as it is, `-` is standard input.
+
+    Only a line feed ends a line: other separators of Unicode would shift the pairs.
+
+    Raises:
+        InputError: no such file, bytes that are not UTF-8 (with the line's number), a damaged `.gz`.
+    """
+    try:
+        with _bytes_of(path) as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    text = line.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    place = f"{path}, line {number}: byte {error.start + 1} (0x{line[error.start]:02x}) is not UTF-8"
+                    raise InputError(f"{place}; convert the file, for example with iconv") from None
+                yield (text.removeprefix("\ufeff") if number == 1 else text).rstrip("\r\n")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (EOFError, OSError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+
+
+@contextmanager
+def _bytes_of(path: Path) -> Iterator[BinaryIO]:
+    if path == STDIN:
+        yield sys.stdin.buffer  # which stays open
+        return
+    with cast(BinaryIO, gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")) as file:
+        yield file
+
+
+@contextmanager
+def text_output(path: Path | None) -> Iterator[TextIO]:
+    """`whole_text_file`, or standard output for None."""
+    if path is None:
+        yield sys.stdout
+        return
+    with whole_text_file(path) as file:
+        yield file
 
 
 def remove_temporary_files(folder: Path) -> None:

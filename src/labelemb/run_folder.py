@@ -3,6 +3,7 @@
 RECIPE/MODE/seed-07/
   config.yaml                  every resolved setting (labelemb.settings.config.RunSettings)
   environment.json             versions, device, threads, runs at a time (jobs), command, commit, start and end
+  inputs.json                  label names, and what makes a network's inputs of other items (classification)
   metrics.jsonl                a row an evaluation
   checkpoints/                 labelemb.training.checkpoint
   label_embedding.safetensors  the learned table with label names (modes that learn one)
@@ -85,6 +86,10 @@ class RunFolder:
         return read_json(self.path / "environment.json")
 
     @property
+    def inputs(self) -> dict[str, Any]:
+        return read_json(self.path / "inputs.json")
+
+    @property
     def evaluation(self) -> dict[str, Any]:
         return read_json(self.path / "evaluation.json")
 
@@ -154,6 +159,9 @@ class RunFolder:
 
     def write_environment(self, environment: Mapping[str, Any]) -> None:
         write_json(self.path / "environment.json", environment)
+
+    def write_inputs(self, record: Mapping[str, Any]) -> None:
+        write_json(self.path / "inputs.json", record)
 
     def write_evaluation(self, evaluation: Mapping[str, Any]) -> None:
         write_json(self.path / "evaluation.json", evaluation)

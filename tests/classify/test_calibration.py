@@ -10,8 +10,10 @@ from tests.small_runs import small_job, small_run, what_was_learned
 from torch import Tensor
 
 from labelemb.classify.calibration import LARGEST_TEMPERATURE, LEAST_TEMPERATURE, fit_temperature
+from labelemb.classify.data import Items
+from labelemb.classify.image_inputs import load_image_inputs
 from labelemb.classify.metrics import ClassificationMetrics
-from labelemb.classify.predict import predict_images
+from labelemb.classify.predict import Shown, predict_classes
 from labelemb.errors import InputError
 from labelemb.experiments.job import execute
 from labelemb.run_folder import RunFolder
@@ -158,7 +160,9 @@ def predicted(folder: RunFolder, output: Path, calibrated: bool | None) -> tuple
     """The message, the labels and the probabilities (N, C)."""
     settings = parse_settings(folder.config, "config.yaml")
     assert isinstance(settings, ClassifySettings)
-    message = predict_images(folder, settings, output, None, torch.device("cpu"), calibrated=calibrated)
+    data = load_image_inputs(settings)
+    items = Items(data.test, data.label_names, data.shape, "test images")
+    message = predict_classes(folder, settings, items, output, torch.device("cpu"), Shown(calibrated))
     _, *rows = csv.reader(output.read_text(encoding="utf-8").splitlines())
     return message, [row[0] for row in rows], torch.tensor([[float(value) for value in row[1:]] for row in rows])
 
@@ -166,6 +170,7 @@ def predicted(folder: RunFolder, output: Path, calibrated: bool | None) -> tuple
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_calibrated_predictions_are_the_default_and_change_no_label(tmp_path: Path, precision: str) -> None:
     folder = small_run(tmp_path, *HELD_OUT, f"precision={precision}")
+    folder.write_calibration(folder.calibration | {"temperature": 1.5})  # of few items it lies at the edge
     default, asked, raw = (predicted(folder, tmp_path / "out.csv", calibrated) for calibrated in (None, True, False))
     assert (default[0], default[1]) == (asked[0], asked[1])
     assert torch.equal(default[2], asked[2])

@@ -7,10 +7,12 @@ import torch
 from tests.small_runs import small_settings, write_image_cache
 
 from labelemb.classify.held_out import drawn_of_each_label
+from labelemb.classify.image_data import ImageData
 from labelemb.classify.image_inputs import load_image_inputs
-from labelemb.classify.images import ImageData, load_images
+from labelemb.classify.images import load_images
 from labelemb.errors import InputError
-from labelemb.settings.config import ClassifySettings, ImageDataSettings
+from labelemb.settings.config import ClassifySettings
+from labelemb.settings.data import ImageDataSettings
 from labelemb.settings.recipe import load_recipe
 
 

@@ -12,9 +12,10 @@ from tests.small_runs import some_images, write_image_cache
 from torch import Tensor
 
 from labelemb.classify import images as data_module
-from labelemb.classify.images import ImageData, load_images
+from labelemb.classify.image_data import ImageData
+from labelemb.classify.images import load_images
 from labelemb.errors import InputError
-from labelemb.settings.config import ImageDataSettings
+from labelemb.settings.data import ImageDataSettings
 
 HUB = "someone/pictures"
 
@@ -215,7 +216,7 @@ def test_images_of_two_sizes_are_refused(tmp_path: Path) -> None:
     write_folder(tmp_path / "pictures")
     images = [png(np.zeros((5, width, 3), np.uint8)) for width in (4, 6)]
     write_parquet(next((tmp_path / "pictures").glob("train-*")), images, [0, 1], ["cat", "dog"])
-    assert "expected images of one size, got [(5, 4, 3), (5, 6, 3)]" in error_of(tmp_path / "pictures")
+    assert "expected images of one size, got [(4, 5), (6, 5)]" in error_of(tmp_path / "pictures")
 
 
 @pytest.mark.parametrize("label", [-1, None])

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import torch
 
+from labelemb.classify.data import Items
 from labelemb.classify.image_inputs import load_image_inputs
-from labelemb.classify.predict import predict_images
+from labelemb.classify.predict import Shown, predict_classes
 from labelemb.classify.task import ClassifyTask
 from labelemb.errors import InputError
 from labelemb.run_folder import RunFolder
@@ -26,11 +27,16 @@ def trained(folder: RunFolder, *overrides: str) -> ClassifySettings:
     return settings
 
 
+def items_of(settings: ClassifySettings) -> Items:
+    data = load_image_inputs(settings)
+    return Items(data.test, data.label_names, data.shape, "test images")
+
+
 def test_file_holds_the_probabilities_whose_error_the_run_measured(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     settings = trained(folder)
-    message = predict_images(folder, settings, tmp_path / "predicted.csv", None, CPU)
-    assert message == f"test error {100 * folder.metrics[-1]['test_error']:.2f} % of 719 images"
+    message = predict_classes(folder, settings, items_of(settings), tmp_path / "predicted.csv", CPU)
+    assert message == f"error {100 * folder.metrics[-1]['test_error']:.2f} % of 719 test images"
     rows = list(csv.DictReader((tmp_path / "predicted.csv").read_text(encoding="utf-8").splitlines()))
     assert len(rows) == 719
     for row in rows:
@@ -51,8 +57,8 @@ def test_a_run_in_bfloat16_predicts_in_bfloat16(tmp_path: Path, monkeypatch: pyt
         return result
 
     monkeypatch.setattr(torch.nn.functional, "linear", watched)
-    message = predict_images(folder, settings, tmp_path / "predicted.csv", None, CPU)
-    assert message == f"test error {100 * folder.metrics[-1]['test_error']:.2f} % of 719 images"
+    message = predict_classes(folder, settings, items_of(settings), tmp_path / "predicted.csv", CPU)
+    assert message == f"error {100 * folder.metrics[-1]['test_error']:.2f} % of 719 test images"
     assert set(computed) == {torch.bfloat16}
 
 
@@ -60,8 +66,39 @@ def test_run_without_checkpoint_or_of_other_shape_is_refused(tmp_path: Path) -> 
     folder = RunFolder(tmp_path / "run")
     settings = trained(folder)
     with pytest.raises(InputError, match="no checkpoint yet"):
-        predict_images(RunFolder(tmp_path / "none"), settings, tmp_path / "predicted.csv", None, CPU)
+        predict_classes(RunFolder(tmp_path / "none"), settings, items_of(settings), None, CPU)
     wider = load_recipe("digits", ["model.hidden=[17]"])
     assert isinstance(wider, ClassifySettings)
-    with pytest.raises(InputError, match="trained with other labels or image sizes"):
-        predict_images(folder, wider, tmp_path / "predicted.csv", None, CPU)
+    with pytest.raises(InputError, match="trained with other labels or sizes"):
+        predict_classes(folder, wider, items_of(wider), None, CPU)
+
+
+def test_the_best_k_come_in_order_with_their_probabilities(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    settings = trained(folder)
+    items = items_of(settings)
+    every, best = tmp_path / "every.csv", tmp_path / "best.csv"
+    predict_classes(folder, settings, items, every, CPU)
+    predict_classes(folder, settings, items, best, CPU, Shown(top_k=3))
+    rows = [list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) for path in (every, best)]
+    for whole, few in zip(*rows, strict=True):
+        assert list(few) == [f"{name}{rank}" for rank in ("", "_2", "_3") for name in ("predicted", "probability")]
+        assert few["predicted"] == whole.pop("predicted")
+        largest = sorted(whole, key=lambda name: -float(whole[name]))[:3]
+        assert [float(few[f"probability{rank}"]) for rank in ("", "_2", "_3")] == [
+            float(whole[name]) for name in largest
+        ]
+    with pytest.raises(InputError, match="--top-k 11: expected 1 to 10"):
+        predict_classes(folder, settings, items, best, CPU, Shown(top_k=11))
+
+
+def test_a_temperature_at_the_edge_of_the_search_is_used_only_where_it_is_asked_for(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    settings = trained(folder)
+    folder.write_calibration({"temperature": 0.05, "num_items": 14, "nll_before": 0.1, "nll_after": 0.0})
+    said = [
+        predict_classes(folder, settings, items_of(settings), tmp_path / "a.csv", CPU, Shown(calibrated))
+        for calibrated in (None, True, False)
+    ]
+    assert said[0] == f"{said[2]}; probabilities as trained: 14 held-out items tell no temperature"
+    assert said[1] == f"{said[2]}; probabilities at temperature 0.05"

@@ -12,14 +12,16 @@ from torch import Tensor
 
 from labelemb import LabelTable
 from labelemb.classify.data import ClassifySplit
+from labelemb.classify.image_data import ImageData, ImageSplit
 from labelemb.classify.image_inputs import ImageInputs, load_image_inputs
-from labelemb.classify.images import ImageData, ImageSplit, load_images
+from labelemb.classify.images import load_images
 from labelemb.classify.task import ClassifyTask
 from labelemb.errors import InputError
 from labelemb.losses.catalogue import MODES
 from labelemb.losses.label_embedding import LabelEmbeddingLoss
 from labelemb.run_folder import RunFolder
-from labelemb.settings.config import ClassifySettings, ImageDataSettings
+from labelemb.settings.config import ClassifySettings
+from labelemb.settings.data import ImageDataSettings
 from labelemb.settings.recipe import load_recipe
 from labelemb.training.engine import train
 
@@ -278,6 +280,9 @@ class Vectors:
     def __init__(self) -> None:
         self.label_names = ["left", "right"]
         self.shape: tuple[int, ...] = (3,)
+        self.varying_shapes = False
+        self.record: dict[str, Any] = {"label_names": self.label_names}
+        self.notes: list[str] = []
         self.train = self.test = VectorSplit()
         self.validation = None
 

@@ -175,7 +175,7 @@ def test_quiet_training_prints_nothing(capsys: Output, tmp_path: Path) -> None:
         (["compare", "digits", "--lr=0.1"], "no such option --lr; did you mean optimizer.lr=0.1?"),
         (["train", "digits", "--batch-size"], "no such option --batch-size; did you mean batch_size=VALUE?"),
         (["report", "runs", "--epochs", "5"], "No such option: --epochs"),
-        (["predict", "run", "test.en", "--output", "out"], "the text to translate is given as --src FILE"),
+        (["predict", "run", "test.en", "--output", "out"], "run: expected a run folder"),
         (["train", "digits", "epochs=three"], "epochs: expected"),
         (["train", "digits", "epochs"], "expected key=value"),
         (["train", "digits", "--mode", "soft"], "mode: expected"),
@@ -324,7 +324,7 @@ def test_calibrated_predictions_of_a_run_without_a_temperature_are_code_2(
 ) -> None:
     predict = ["predict", str(finished.path), "--output", str(tmp_path / "out.csv")]
     assert "no calibration.json" in refused(capsys, *predict, "--calibrated")
-    assert run(capsys, *predict, "--raw")[-1].endswith("% of 719 images")
+    assert run(capsys, *predict, "--raw")[-1].endswith("% of 719 test images")
     assert (tmp_path / "out.csv").is_file()
 
 

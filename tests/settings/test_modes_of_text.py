@@ -11,7 +11,7 @@ NOT_FUSED = [mode.name for mode in MODES.values() if not mode.is_fused and not m
 
 @pytest.mark.parametrize("mode", NOT_FUSED)
 def test_a_mode_without_a_form_for_large_label_sets_is_refused_for_text(mode: str) -> None:
-    with pytest.raises(InputError, match=f"{mode} .* for images only"):
+    with pytest.raises(InputError, match=f"{mode} .* is not for sequences"):
         load_recipe("multi30k", [f"mode={mode}"])
 
 
@@ -24,7 +24,7 @@ def test_a_mode_with_one_is_not(mode: str) -> None:
 def test_decoupled_needs_a_row_that_is_smaller_than_all_labels(way: str) -> None:
     settings = load_recipe("multi30k", ["mode=decoupled", f"decoupled.{way}=8"])
     assert settings.criterion_options[way] == 8
-    with pytest.raises(InputError, match=r"for images only unless decoupled\.rank or decoupled\.neighbors is given"):
+    with pytest.raises(InputError, match=r"not for sequences unless decoupled\.rank or decoupled\.neighbors is given"):
         load_recipe("multi30k", ["mode=decoupled"])
 
 

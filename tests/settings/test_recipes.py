@@ -21,6 +21,7 @@ NARROW = {
     "cifar10": ["model.width=8"],
     "cifar100": ["model.width=8"],
     "cifar100-sgd": ["model.width=8"],
+    "images": ["model.width=8", "data.validation=2"],
 }
 IMAGES = [name for name in recipe_names() if isinstance(load_recipe(name), ClassifySettings)]
 

@@ -1,3 +1,4 @@
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory, corpus_folder: Path) -> Te
     )
 
 
+def output_of(options: PredictOptions) -> Path:
+    assert options.output is not None
+    return options.output
+
+
 def predict(task: TextTask, options: PredictOptions) -> str:
     assert isinstance(task.settings, TextSettings)
     return predict_text(task.folder, task.settings, options, CPU)
@@ -34,10 +40,10 @@ def predict(task: TextTask, options: PredictOptions) -> str:
 
 def predicted(task: TextTask, options: PredictOptions, lines: list[str]) -> list[str]:
     """The output lines for source lines."""
-    source = options.output.with_name("source.txt")
+    source = output_of(options).with_name("source.txt")
     source.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     assert predict(task, replace(options, src=source)) == f"{len(lines)} lines"
-    text = options.output.read_text(encoding="utf-8")
+    text = output_of(options).read_text(encoding="utf-8")
     assert text.endswith("\n")
     return text[:-1].split("\n")
 
@@ -51,7 +57,7 @@ def test_corpus_gives_the_predictions_and_score_of_the_run(trained: TextTask, op
     line = predict(trained, replace(options, data=trained.corpus.folder))
     assert line == f"bleu {trained.folder.evaluation['test']['bleu']:.2f}  {trained.folder.evaluation['signature']}"
     expected = (trained.folder.path / "predictions.txt").read_text(encoding="utf-8").partition("\n")[2]
-    assert options.output.read_text(encoding="utf-8") == expected
+    assert output_of(options).read_text(encoding="utf-8") == expected
 
 
 def test_references_are_scored_as_the_run_was(trained: TextTask, options: PredictOptions) -> None:
@@ -102,7 +108,7 @@ def test_beam_and_length_options_hold(trained: TextTask, options: PredictOptions
 
 
 def test_attention_is_a_json_line_a_source_line(trained: TextTask, options: PredictOptions) -> None:
-    path = options.output.with_name("attention.jsonl")
+    path = output_of(options).with_name("attention.jsonl")
     outputs = predicted(trained, replace(options, attention=path), ["red sea dog", "", "snow rain"])
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [record["source"] for record in records] == [["red", "sea", "dog"], [], ["snow", "rain"]]
@@ -144,14 +150,14 @@ def test_options_out_of_range_are_refused(trained: TextTask, options: PredictOpt
         predict(trained, replace(options, data=trained.corpus.folder, ref=source))
     with pytest.raises(ValueError, match=r"nowhere\.txt: no such file"):
         predict(trained, replace(options, src=tmp_path / "nowhere.txt"))
-    assert not options.output.exists()
+    assert not output_of(options).exists()
 
 
 def test_references_of_other_length_are_refused_before_work(trained: TextTask, options: PredictOptions) -> None:
     folder = trained.corpus.folder.parent
     with pytest.raises(InputError, match=r"test\.src has 5 lines, --ref .*valid\.tgt has 6"):
         predict(trained, replace(options, src=folder / "test.src", ref=folder / "valid.tgt"))
-    assert not options.output.exists()
+    assert not output_of(options).exists()
 
 
 def test_broken_line_leaves_no_half_of_an_output(trained: TextTask, options: PredictOptions, tmp_path: Path) -> None:
@@ -199,3 +205,18 @@ def test_run_without_a_checkpoint_is_refused(corpus_folder: Path, options: Predi
     for checkpoint, message in {"best": "no best network yet", "last": "no checkpoint yet"}.items():
         with pytest.raises(InputError, match=message):
             predict(task, replace(options, src=corpus_folder.parent / "test.src", checkpoint=checkpoint))
+
+
+def test_lines_come_from_standard_input_and_go_to_standard_output(
+    trained: TextTask, options: PredictOptions, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = trained.corpus.folder.parent
+    expected = predicted(trained, options, ["red sea", "dog sings good"])
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"red sea\ndog sings good\n")))
+    assert predict(trained, PredictOptions(src=Path("-"))) == "2 lines"
+    assert capsys.readouterr().out.splitlines() == expected
+    scored = [
+        predict(trained, replace(options, src=folder / "test.src", ref=folder / "test.tgt", output=output))
+        for output in (options.output, None)
+    ]
+    assert scored[0] == scored[1]

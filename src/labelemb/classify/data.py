@@ -1,7 +1,7 @@
 """What a classification task asks of its data; images, tables or texts, it does not know which."""
 
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -17,7 +17,22 @@ class ClassifySplit(Protocol):
     def __len__(self) -> int: ...
 
     def inputs(self, part: slice) -> Tensor:
-        """What the network takes of some items, (B, *shape) float32, as they are: for evaluation."""
+        """What the network takes of some items, (B, *shape), as they are: for evaluation."""
+
+
+class Items(NamedTuple):
+    """What is to be predicted: a data set's test items, or others that were read by a run's record."""
+
+    split: ClassifySplit
+    label_names: list[str]
+    shape: tuple[int, ...]
+    """Of one input, as `ClassifyData.shape`."""
+    noun: str
+    """What they are, in the plural."""
+    is_labeled: bool = True
+    """Else the split's labels mean nothing."""
+    names: list[str] | None = None
+    """Of each item, where they have one: files."""
 
 
 class ClassifyData(Protocol):
@@ -29,7 +44,19 @@ class ClassifyData(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one input."""
+        """Of one input; the longest that there is, where they vary."""
+
+    @property
+    def varying_shapes(self) -> bool:
+        """Whether batches differ in shape, beyond a short last one."""
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """As JSON holds it: label names, and what makes inputs of other items as of these; inputs.json of a run."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of the data before training, a line each."""
 
     @property
     def train(self) -> ClassifySplit: ...
@@ -48,7 +75,7 @@ class ClassifyData(Protocol):
             generator: source of every draw, on the CPU; drawn from only where items are augmented.
 
         Returns:
-            Inputs (B, *shape) float32, and their targets: (B,) labels or (B, C) probabilities.
+            Inputs (B, *shape), float32 or integers, and their targets: (B,) labels or (B, C) probabilities.
         """
 
     def to(self, device: torch.device, *, channels_last: bool) -> Self:

@@ -1,13 +1,21 @@
 """From stored images to the network's inputs, on the device, a whole batch at once."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from labelemb.classify.augment import channel_statistics, cutmix, mixup, normalize, random_crop, random_flip
-from labelemb.classify.images import ImageData, ImageSplit, load_images
+from labelemb.classify.data import Items
+from labelemb.classify.image_data import ImageData, ImageSplit
+from labelemb.classify.image_files import find_images, images_below
+from labelemb.classify.image_folders import pixels
+from labelemb.classify.images import load_images
+from labelemb.errors import InputError
 from labelemb.files import named
 from labelemb.settings.config import AugmentSettings, ClassifySettings
 
@@ -55,6 +63,8 @@ class ImageInputs:
     augment: AugmentSettings
     standardize: Standardizer
 
+    varying_shapes = False
+
     @classmethod
     def of(cls, data: ImageData, augment: AugmentSettings) -> "ImageInputs":
         """Inputs between 0 and 1, or with mean 0 and deviation 1 over the training images if the settings say so."""
@@ -73,6 +83,17 @@ class ImageInputs:
     def shape(self) -> tuple[int, ...]:
         """(channels, height, width)."""
         return self.data.image_shape
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What makes inputs of other images as of these: shape, mean and deviation of each channel."""
+        moments = {"mean": self.standardize.mean.tolist(), "std": self.standardize.std.tolist()}
+        return {"kind": "images", "label_names": self.label_names, "shape": list(self.shape), **moments}
+
+    @property
+    def notes(self) -> list[str]:
+        """Sizes, the largest and the smallest label, labels that cannot be learned."""
+        return self.data.notes
 
     @property
     def train(self) -> ImageInputsSplit:
@@ -132,3 +153,26 @@ def load_image_inputs(settings: ClassifySettings, *, download: bool = False) -> 
         InputError: as `load_images`.
     """
     return ImageInputs.of(load_images(settings.data, download=download, seed=settings.seed), settings.augment)
+
+
+def read_images(record: Mapping[str, Any], path: Path) -> Items:
+    """Other images than a run's own, cut and resized to its shape: class folders, a folder of images, or one image.
+
+    Raises:
+        InputError: there are no images, or one cannot be read; the run's are neither gray nor coloured.
+    """
+    channels, height, width = record["shape"]
+    if channels not in (1, 3):
+        raise InputError(f"{path}: the run was trained on images of {channels} channels; give a data set as --data")
+    found = find_images(path).get("train", []) if path.is_dir() else []
+    known = set(record["label_names"])
+    files = [file for file, _ in found] or (images_below(path) if path.is_dir() else [path])
+    if not files:
+        raise InputError(f"{path}: there are no images")
+    is_labeled = bool(found) and {name for _, name in found} <= known
+    labels = [record["label_names"].index(name) if is_labeled else 0 for _, name in found] or [0] * len(files)
+    arrays = [pixels(file, (width, height), "L" if channels == 1 else "RGB") for file in files]
+    stored = ImageSplit(torch.from_numpy(np.stack(arrays)), torch.tensor(labels))
+    split = ImageInputsSplit(stored, Standardizer(torch.tensor(record["mean"]), torch.tensor(record["std"])))
+    names = [str(file.relative_to(path)) if path.is_dir() else str(file) for file in files]
+    return Items(split, record["label_names"], tuple(record["shape"]), "images", is_labeled, names)

@@ -1,12 +1,9 @@
-"""Image data sets as tensors: read once through Hugging Face `datasets`, cached, then kept on the device."""
+"""Image data sets as tensors: read once through Hugging Face `datasets` or Pillow, cached, then kept on the device."""
 
 import hashlib
-import json
-import math
-import os
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from glob import escape
 from pathlib import Path
@@ -15,54 +12,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
+from labelemb.classify.columns import LABEL_NAMES, PARTS
+from labelemb.classify.division import SAME_FOR_ALL, index_of, numbered, read_names, sentences
 from labelemb.classify.held_out import drawn_of_each_label
+from labelemb.classify.image_data import (
+    ImageData,
+    ImageSplit,
+    StoredImages,
+    cache_folder,
+    check_images,
+    read_cache,
+    write_cache,
+)
+from labelemb.classify.image_files import find_images
+from labelemb.classify.image_folders import read_class_folders, stacked
 from labelemb.errors import InputError, first_line
-from labelemb.files import write_atomically
-from labelemb.settings.config import ImageDataSettings
-
-_FORMAT, _VERSION = "labelemb.images", "1"
-
-
-@dataclass(frozen=True)
-class ImageSplit:
-    """Images (N, channels, H, W) uint8, or float32 in their own units, and labels (N,) int64."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def to(self, device: torch.device) -> "ImageSplit":
-        return ImageSplit(self.images.to(device), self.labels.to(device))
-
-
-@dataclass(frozen=True)
-class ImageData:
-    """A data set: its splits, the names of its labels, and the pixel value that stands for 1."""
-
-    train: ImageSplit
-    validation: ImageSplit | None
-    test: ImageSplit
-    label_names: list[str]
-    scale: float
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.label_names)
-
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        return tuple(self.train.images.shape[1:])
-
-    def to(self, device: torch.device) -> "ImageData":
-        """The same data on a device."""
-        validation = None if self.validation is None else self.validation.to(device)
-        return replace(self, train=self.train.to(device), validation=validation, test=self.test.to(device))
+from labelemb.settings.data import ImageDataSettings
 
 
 def load_images(settings: ImageDataSettings, *, download: bool = False, seed: int = 0) -> ImageData:
@@ -80,28 +47,61 @@ def load_images(settings: ImageDataSettings, *, download: bool = False, seed: in
     if settings.source == "digits":
         if path is not None:
             raise InputError(f"--data {path}: digits ship inside scikit-learn; train another recipe on other data")
-        data = _digits()
-    elif path is not None and path.is_file():
-        data = _read_cache(path)
-    elif path is not None:
-        data = _from_folder(path, settings)
+        stored = _digits()
+    elif path is None:
+        stored = _from_hub(settings, download)
+    elif path.is_file() and path.suffix != ".parquet":
+        stored = read_cache(path)
+    elif path.is_dir() and (found := find_images(path)):
+        files = [file for part in found.values() for file, _ in part]
+        stored = _kept(path, settings, files, lambda: read_class_folders(found, settings.size, str(path)))
     else:
-        data = _from_hub(settings, download)
-    return _divided(data, settings, seed)
+        stored = _from_parquet(path, settings)
+    return _divided(_named(stored, settings), settings, seed)
 
 
-def _divided(data: ImageData, settings: ImageDataSettings, seed: int) -> ImageData:
-    """Keep no more than `limit` training images, and hold out for validation the first, or a share at random."""
-    held_out, limit = settings.validation, settings.limit
+def _named(stored: StoredImages, settings: ImageDataSettings) -> StoredImages:
+    """With the label names of --label-names, in its order."""
+    names = read_names(settings.label_names)
+    if names is None:
+        return stored
+    index = index_of(stored.label_names, names, str(settings.path or settings.source))
+    places = torch.tensor([index[name] for name in stored.label_names])
+    parts = {name: replace(part, labels=places[part.labels]) for name, part in stored.parts.items()}
+    return stored._replace(parts=parts, label_names=names)
+
+
+def _divided(stored: StoredImages, settings: ImageDataSettings, seed: int) -> ImageData:
+    """Hold out what the data do not have: a test set for all seeds, validation images; keep `limit` at most."""
+    parts = dict(stored.parts)
+    if "test" not in parts:
+        if settings.test is None:
+            raise InputError(f"{settings.path or settings.source}: there is no test part: data.test=0.2 holds one out")
+        drawn = drawn_of_each_label(parts["train"].labels, settings.test, SAME_FOR_ALL)
+        parts["test"], parts["train"] = _selected(parts["train"], drawn), _selected(parts["train"], ~drawn)
+    train, validation = _validated(parts, settings, seed)
+    sizes = 0 if validation is None else len(validation), len(parts["test"])
+    held_out = None if "test" in stored.parts else settings.test
+    notes = sentences(stored.label_names, train.labels, *sizes, held_out)
+    return ImageData(train, validation, parts["test"], stored.label_names, stored.scale, notes)
+
+
+def _validated(
+    parts: dict[str, ImageSplit], settings: ImageDataSettings, seed: int
+) -> tuple[ImageSplit, ImageSplit | None]:
+    """Training and validation images: those there are, else the first ones held out, or a share at random."""
+    held_out, limit, train = settings.validation, settings.limit, parts["train"]
+    if "validation" in parts:
+        return _selected(train, slice(limit)), parts["validation"]
     if 0 < held_out < 1:  # of what a run without it would train on
-        train = _selected(data.train, slice(limit))
+        train = _selected(train, slice(limit))
         drawn = drawn_of_each_label(train.labels, held_out, seed)
-        return replace(data, train=_selected(train, ~drawn), validation=_selected(train, drawn))
+        return _selected(train, ~drawn), _selected(train, drawn)
     count = int(held_out)
-    if count >= len(data.train.labels):
-        raise InputError(f"data.validation={held_out}: the training set has only {len(data.train.labels)} images")
-    train = _selected(data.train, slice(count, None if limit is None else count + limit))
-    return replace(data, train=train, validation=_selected(data.train, slice(count)) if count else None)
+    if count >= len(train):
+        raise InputError(f"data.validation={held_out}: the training set has only {len(train)} images")
+    first = _selected(train, slice(count)) if count else None
+    return _selected(train, slice(count, None if limit is None else count + limit)), first
 
 
 def _selected(split: ImageSplit, which: Tensor | slice) -> ImageSplit:
@@ -109,7 +109,7 @@ def _selected(split: ImageSplit, which: Tensor | slice) -> ImageSplit:
 
 
 @lru_cache(maxsize=1)
-def _digits() -> ImageData:
+def _digits() -> StoredImages:
     """1,797 8x8 digits with values 0 to 16; they ship inside scikit-learn. 1,078 train, 719 test."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -123,78 +123,112 @@ def _digits() -> ImageData:
         return ImageSplit(images, torch.from_numpy(targets.astype(np.int64)))
 
     names = [str(digit) for digit in range(10)]
-    return ImageData(split(train_pixels, train_labels), None, split(test_pixels, test_labels), names, scale=16.0)
+    parts = {"train": split(train_pixels, train_labels), "test": split(test_pixels, test_labels)}
+    return StoredImages(parts, names, scale=16.0)
 
 
-def _from_hub(settings: ImageDataSettings, download: bool) -> ImageData:
-    cache = _cache_folder() / f"{settings.source.replace('/', '--')}-{_columns(settings)}.safetensors"
+def _from_hub(settings: ImageDataSettings, download: bool) -> StoredImages:
+    if "/" not in settings.source:
+        raise InputError(
+            "--data is missing: expected a folder of class folders of images; a hub data set is data.source=OWNER/NAME"
+        )
+    cache = cache_folder() / f"{settings.source.replace('/', '--')}-{_columns(settings)}.safetensors"
     if cache.is_file():
-        return _read_cache(cache)
+        return read_cache(cache)
     if not download:
         raise InputError(
             f"no data for {settings.source}: get it from https://huggingface.co/datasets/{settings.source} and pass "
             f"--data FOLDER with its train-*.parquet and test-*.parquet, or pass --download to fetch it"
         )
-    return _decoded({"path": settings.source}, settings, cache)
+    return _cached(cache, lambda: _decoded({"path": settings.source}, settings))
 
 
-def _from_folder(folder: Path, settings: ImageDataSettings) -> ImageData:
-    files = {split: sorted(folder.rglob(f"{split}-*.parquet")) for split in ("train", "test")}
-    missing = [f"{split}-*.parquet" for split, found in files.items() if not found]
+def _from_parquet(path: Path, settings: ImageDataSettings) -> StoredImages:
+    """Of a folder with a part or several, or of one file."""
+    if path.is_file():
+        files = {"train": [path]}
+    else:
+        files = {split: sorted(path.rglob(f"{split}-*.parquet")) for split in PARTS}
+        files = {split: found for split, found in files.items() if found}
+    needed = ("train",) if settings.test is not None else ("train", "test")
+    missing = [f"{split}-*.parquet" for split in needed if split not in files]
     if missing:
-        state = "has no " + " and no ".join(missing) if folder.is_dir() else "does not exist"
+        state = "has no " + " and no ".join(missing) if path.is_dir() else "does not exist"
+        where = f" as https://huggingface.co/datasets/{settings.source} has them" if "/" in settings.source else ""
         raise InputError(
-            f"--data {folder} {state}: expected a folder of train-*.parquet and test-*.parquet as "
-            f"https://huggingface.co/datasets/{settings.source} has them, or the path of a cached .safetensors file"
+            f"--data {path} {state}: expected a folder of train-*.parquet and test-*.parquet{where}, a folder of class "
+            "folders of images, or the path of a cached .safetensors file"
         )
-    stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for paths in files.values() for path in paths]
+    data_files = {PARTS[split]: [escape(str(each)) for each in paths] for split, paths in files.items()}
+    source = {"path": "parquet", "data_files": data_files}
+    return _kept(
+        path, settings, [file for found in files.values() for file in found], lambda: _decoded(source, settings)
+    )
+
+
+def _kept(
+    path: Path, settings: ImageDataSettings, files: Sequence[Path], decode: Callable[[], StoredImages]
+) -> StoredImages:
+    """What `decode` gives, or gave before, of files that have not changed since."""
+    stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     fingerprint = hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]
-    cache = _cache_folder() / f"{folder.name}-{_columns(settings)}-{fingerprint}.safetensors"
+    cache = cache_folder() / f"{path.name}-{_columns(settings)}-{fingerprint}.safetensors"
     if cache.is_file():
         try:
-            return _read_cache(cache)
+            return read_cache(cache)
         except InputError:
             cache.unlink()  # the source is at hand: decode it again
-    data_files = {split: [escape(str(path)) for path in paths] for split, paths in files.items()}
-    return _decoded({"path": "parquet", "data_files": data_files}, settings, cache)
+    return _cached(cache, decode)
 
 
-def _decoded(source: dict[str, Any], settings: ImageDataSettings, cache: Path) -> ImageData:
+def _cached(cache: Path, decode: Callable[[], StoredImages]) -> StoredImages:
     """Decode a data set once and keep it as one file of uint8 tensors."""
-    import datasets
-
-    datasets.disable_progress_bars()
+    data = decode()
     try:
-        with TemporaryDirectory() as copy:  # of the whole data set, which `datasets` would keep for good
-            loaded = datasets.load_dataset(**source, cache_dir=copy)
-            parts = {name: _decode_split(loaded[name], settings) for name in ("train", "test")}
-            names = list(loaded["train"].features[_label_column(loaded["train"], settings)].names)
-            del loaded
-    except InputError:
-        raise
-    except Exception as error:  # pyarrow, Pillow and datasets each have their own for a damaged file
-        cause = error.__cause__ or error
-        raise InputError(f"{settings.path or settings.source} cannot be read: {first_line(cause)}") from None
-    data = ImageData(parts["train"], None, parts["test"], names, scale=255.0)
-    _check(data, str(settings.path or settings.source))
-    try:
-        _write_cache(data, cache)
+        write_cache(data, cache)
     except OSError as error:  # the run can do without it
         warnings.warn(f"the decoded images could not be kept in the cache {cache}: {error}", stacklevel=2)
     return data
 
 
-def _decode_split(dataset: Any, settings: ImageDataSettings) -> ImageSplit:
+def _decoded(source: dict[str, Any], settings: ImageDataSettings) -> StoredImages:
+    import datasets
+
+    datasets.disable_progress_bars()
+    origin = str(settings.path or settings.source)
+    try:
+        with TemporaryDirectory() as copy:  # of the whole data set, which `datasets` would keep for good
+            loaded = datasets.load_dataset(**source, cache_dir=copy)
+            splits = {PARTS[name]: each for name, each in loaded.items() if name in PARTS}
+            names, labels = _labels(splits, settings, origin)
+            images = {name: _decode_split(each, settings) for name, each in splits.items()}
+            del loaded, splits
+    except InputError:
+        raise
+    except Exception as error:  # pyarrow, Pillow and datasets each have their own for a damaged file
+        cause = error.__cause__ or error
+        raise InputError(f"{origin} cannot be read: {first_line(cause)}") from None
+    data = StoredImages({name: ImageSplit(images[name], labels[name]) for name in images}, names, scale=255.0)
+    check_images(data, origin)
+    return data
+
+
+def _labels(splits: dict[str, Any], settings: ImageDataSettings, origin: str) -> tuple[list[str], dict[str, Tensor]]:
+    """The label names, and the labels (N,) int64 of every split."""
+    column = _label_column(splits["train"], settings)
+    values = {name: each[column] for name, each in splits.items()}
+    feature = splits["train"].features[column]
+    if type(feature).__name__ == "ClassLabel":
+        return list(feature.names), {
+            name: torch.from_numpy(np.asarray(each, np.int64)) for name, each in values.items()
+        }
+    index, names = numbered([str(label) for each in values.values() for label in each], origin, None)
+    return names, {name: torch.tensor([index[str(label)] for label in each]) for name, each in values.items()}
+
+
+def _decode_split(dataset: Any, settings: ImageDataSettings) -> Tensor:
     column = _image_column(dataset, settings)
-    images = [np.asarray(image) for image in dataset[column]]
-    shapes = {image.shape for image in images}
-    if len(shapes) != 1:
-        raise InputError(f"column {column}: expected images of one size, got {sorted(shapes)[:3]}")
-    stacked = np.stack(images)  # (N, H, W) or (N, H, W, channels)
-    if stacked.ndim == 3:
-        stacked = stacked[..., None]
-    labels = np.asarray(dataset[_label_column(dataset, settings)], dtype=np.int64)
-    return ImageSplit(torch.from_numpy(np.ascontiguousarray(stacked.transpose(0, 3, 1, 2))), torch.from_numpy(labels))
+    return stacked(list(dataset[column]), settings.size, f"column {column}")
 
 
 def _image_column(dataset: Any, settings: ImageDataSettings) -> str:
@@ -202,6 +236,13 @@ def _image_column(dataset: Any, settings: ImageDataSettings) -> str:
 
 
 def _label_column(dataset: Any, settings: ImageDataSettings) -> str:
+    """The column that is wanted, or the only one of labels, or one that is called so."""
+    if settings.label is not None and settings.label in dataset.features:
+        return settings.label
+    names = [name for name in dataset.features if name.lower() in LABEL_NAMES]
+    of_labels = [name for name, feature in dataset.features.items() if type(feature).__name__ == "ClassLabel"]
+    if settings.label is None and not of_labels and len(names) == 1:
+        return str(names[0])
     return _column(dataset, "ClassLabel", settings.label, "data.label")
 
 
@@ -214,80 +255,6 @@ def _column(dataset: Any, kind: str, wanted: str | None, setting: str) -> str:
     raise InputError(f"{setting}={wanted}: expected one of the columns of type {kind}: {', '.join(names) or 'none'}")
 
 
-def _write_cache(data: ImageData, path: Path) -> None:
-    tensors = {
-        "train_images": data.train.images,
-        "train_labels": data.train.labels,
-        "test_images": data.test.images,
-        "test_labels": data.test.labels,
-    }
-    metadata = {"format": _FORMAT, "version": _VERSION, "label_names": json.dumps(data.label_names)}
-    write_atomically(path, save(tensors, metadata=metadata | {"scale": str(data.scale)}))
-
-
-def _read_cache(path: Path) -> ImageData:
-    """A data set from a file of tensors train_images, train_labels, test_images, test_labels, memory-mapped.
-
-    Raises:
-        InputError: the file is damaged, or its tensors are not labelled images.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except SafetensorError as error:
-        raise InputError(f"{path} is not a whole safetensors file: {first_line(error)}") from None
-    expected = ["test_images", "test_labels", "train_images", "train_labels"]
-    found = metadata.get("format"), metadata.get("version")
-    if found != (_FORMAT, _VERSION) or sorted(tensors) != expected:
-        wanted = f"format {_FORMAT} with tensors {', '.join(expected)}, version {_VERSION}"
-        raise InputError(f"{path}: expected {wanted}; got {sorted(tensors)} and {found}")
-    train = ImageSplit(tensors["train_images"], tensors["train_labels"])
-    test = ImageSplit(tensors["test_images"], tensors["test_labels"])
-    data = ImageData(train, None, test, *_names_and_scale(path, metadata))
-    _check(data, str(path))
-    return replace(data, train=_indexed(train), test=_indexed(test))
-
-
-def _names_and_scale(path: Path, metadata: Mapping[str, str]) -> tuple[list[str], float]:
-    try:
-        names, scale = json.loads(metadata["label_names"]), float(metadata["scale"])
-    except (KeyError, ValueError):
-        names, scale = None, 0.0
-    if not (isinstance(names, list) and all(isinstance(name, str) for name in names) and 0 < scale < math.inf):
-        expected = "label_names, a JSON list of strings, and scale, the pixel value that stands for 1"
-        raise InputError(f"{path}: expected metadata {expected}, got {dict(metadata)}")
-    return names, scale
-
-
-def _indexed(split: ImageSplit) -> ImageSplit:
-    return ImageSplit(split.images, split.labels.long())
-
-
-def _check(data: ImageData, origin: str) -> None:
-    for name, split in {"train": data.train, "test": data.test}.items():
-        images, labels = split.images, split.labels
-        if images.ndim != 4 or labels.shape != images.shape[:1] or images.shape[1:] != data.train.images.shape[1:]:
-            shapes = f"{tuple(images.shape)} and {tuple(labels.shape)}"
-            raise InputError(f"{origin}: {name}: expected images (N, channels, H, W) and labels (N,), got {shapes}")
-        if not len(labels):
-            raise InputError(f"{origin}: {name}: there are no images")
-        if images.dtype not in (torch.uint8, torch.float32):
-            raise InputError(f"{origin}: {name}: expected uint8 or float32 images, got {images.dtype}")
-        if images.is_floating_point() and not images.isfinite().all():
-            raise InputError(f"{origin}: {name}: the images hold NaN or infinite values")
-        if labels.is_floating_point():
-            raise InputError(f"{origin}: {name}: expected labels of whole numbers, got {labels.dtype}")
-        if labels.min() < 0 or labels.max() >= data.num_classes:
-            found = f"{int(labels.min())} to {int(labels.max())}"
-            raise InputError(f"{origin}: {name}: expected labels 0 to {data.num_classes - 1}, got {found}")
-
-
 def _columns(settings: ImageDataSettings) -> str:
-    return "-".join(name or "auto" for name in (settings.image, settings.label))
-
-
-def _cache_folder() -> Path:
-    """LABELEMB_CACHE, else the user's cache."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "labelemb"
-    return Path(os.environ.get("LABELEMB_CACHE", default))
+    names = [name or "auto" for name in (settings.image, settings.label)]
+    return "-".join(names if settings.size is None else [*names, str(settings.size)])

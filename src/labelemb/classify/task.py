@@ -10,13 +10,15 @@ from torch import Tensor
 
 from labelemb.classify.calibration import fit_temperature
 from labelemb.classify.data import ClassifyData, ClassifySplit
+from labelemb.classify.division import balanced_weights
 from labelemb.classify.metrics import ClassificationMetrics
 from labelemb.classify.networks import NETWORKS, Classifier
+from labelemb.classify.text_networks import make_text_network
 from labelemb.classify.user_network import load_network
 from labelemb.errors import InputError
 from labelemb.losses.catalogue import MODES
 from labelemb.run_folder import RunFolder
-from labelemb.settings.config import ClassifierSettings, ClassifySettings
+from labelemb.settings.config import ClassifierSettings, LabelingSettings, SentenceModelSettings
 from labelemb.training.criteria import make_module, save_table
 from labelemb.training.device import autocast
 from labelemb.training.seeds import derived_seed
@@ -53,12 +55,15 @@ class ClassifyTask:
         InputError: the network or the label table does not fit the data.
     """
 
-    varying_shapes = False
-
-    def __init__(self, settings: ClassifySettings, data: ClassifyData, device: torch.device, folder: RunFolder) -> None:
+    def __init__(self, settings: LabelingSettings, data: ClassifyData, device: torch.device, folder: RunFolder) -> None:
         self.settings, self.folder, self.device = settings, folder, device
         network = partial(make_network, settings.model, data.shape, len(data.label_names))
-        module = make_module(settings, data.label_names, network, ClassifyModule, num_examples=len(data.train))
+        weight = None
+        if settings.class_weight == "balanced":
+            weight = balanced_weights(data.train.labels, len(data.label_names))
+        module = make_module(
+            settings, data.label_names, network, ClassifyModule, num_examples=len(data.train), class_weight=weight
+        )
         self.module = module.to(device)
         # Channels innermost is what fast convolutions want: always on a GPU, on a CPU those in bfloat16 (measured).
         wanted = device.type == "cuda" or settings.precision == "bfloat16"
@@ -67,10 +72,16 @@ class ClassifyTask:
         if channels_last:
             self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.num_batches = -(-len(data.train) // settings.batch_size)  # the last short batch is kept
+        self.varying_shapes = data.varying_shapes
         self._evaluation: dict[str, Any] = {}
 
     def begin(self) -> None:
-        """Nothing: a run's folder needs only what the engine writes until its end."""
+        """Write what makes inputs of other items, for predictions; a run goes on with the data that it began with."""
+        record, found = self.data.record, self.folder.inputs
+        exact = [key for key in found if key not in ("mean", "std")]  # another machine may round these otherwise
+        if any(found[key] != record.get(key) for key in exact):
+            raise InputError(f"{self.folder.path}: the data have changed since this run began: choose another --output")
+        self.folder.write_inputs(found or record)
 
     def batches(self, epoch: int, first: int) -> Iterator[tuple[Tensor, ...]]:
         """Inputs and targets of an epoch from batch `first` on; the order is drawn from (seed, epoch).
@@ -141,13 +152,17 @@ class ClassifyTask:
         return metrics
 
 
-def make_network(settings: ClassifierSettings, shape: tuple[int, ...], num_classes: int) -> Classifier:
+def make_network(
+    settings: ClassifierSettings | SentenceModelSettings, shape: tuple[int, ...], num_classes: int
+) -> Classifier:
     """The network that a recipe or --model names, from torch's current random state.
 
     Raises:
         InputError: there is none of that name, it has no such setting, or takes no inputs of this shape.
     """
     name = settings.name
+    if isinstance(settings, SentenceModelSettings):
+        return make_text_network(settings, num_classes)
     if ":" in name:
         return load_network(name, shape, num_classes)
     if name not in NETWORKS:

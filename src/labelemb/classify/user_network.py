@@ -42,7 +42,7 @@ class UserNetwork(Classifier):
         self.__dict__["head"] = heads[-1]
         self.num_features = heads[-1].in_features
         self._caught: Tensor | None = None
-        heads[-1].register_forward_pre_hook(self._catch)
+        self._hook = heads[-1].register_forward_pre_hook(self._catch)
         training = self.training
         self.eval()
         self._check(input_shape, num_classes)
@@ -59,6 +59,11 @@ class UserNetwork(Classifier):
         features, self._caught = self._caught, None  # kept no longer than needed: it holds the graph
         assert features is not None, "the last linear layer was not called"
         return logits, features
+
+    def without_features(self) -> nn.Module:
+        """The network as it was given, for inference: this object no longer sees its features."""
+        self._hook.remove()
+        return self.network
 
     def _catch(self, layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         self._caught = arguments[0]

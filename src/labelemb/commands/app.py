@@ -5,8 +5,9 @@ from typing import Annotated
 import typer
 
 from labelemb import __version__
+from labelemb.commands.predictions import export, predict
 from labelemb.commands.results import neighbors, report
-from labelemb.commands.text import predict, preprocess
+from labelemb.commands.text import preprocess
 from labelemb.commands.training import compare, recipes, train
 
 TRACEBACK = "--traceback with any command, or LABELEMB_TRACEBACK=1, shows where an error arose."
@@ -30,7 +31,7 @@ def _before_all(
         raise typer.Exit
 
 
-for _function in (recipes, train, compare, preprocess, predict, report, neighbors):
+for _function in (recipes, train, compare, preprocess, predict, export, report, neighbors):
     app.command(epilog=TRACEBACK)(_function)
 
 

@@ -28,6 +28,9 @@ def exit_code_of(error: Exception | KeyboardInterrupt, arguments: list[str], *, 
     if format_message is not None:  # a usage error; where its class stands differs between versions of typer
         message = _usage(error, format_message(), arguments)
         return _say(message, 2) if message else 2  # without a message, help was printed
+    if isinstance(error, BrokenPipeError):  # whoever read standard output has enough of it, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it once more
+        return 1
     if isinstance(error, InputError):
         return _say(str(error), 2)
     if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] != "labelemb":
@@ -46,7 +49,7 @@ def say_interrupted() -> int:
 
 
 def _usage(error: Exception, message: str, arguments: list[str]) -> str:
-    """The message of a usage error, with the setting that was given as an option, or what --src takes."""
+    """The message of a usage error, with the setting that was given as an option."""
     option = getattr(error, "option_name", None)
     for index, text in enumerate(arguments):
         name, _, value = text.partition("=")
@@ -54,8 +57,6 @@ def _usage(error: Exception, message: str, arguments: list[str]) -> str:
         if name == option and keys and arguments[0] in ("train", "compare"):
             value = value or next(iter(arguments[index + 1 :]), "VALUE")
             return f"no such option {name}; did you mean {' or '.join(f'{key}={value}' for key in keys)}?"
-    if arguments[:1] == ["predict"] and "unexpected extra argument" in message:
-        return f"{message}; the text to translate is given as --src FILE"
     return message
 
 

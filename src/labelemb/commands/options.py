@@ -11,13 +11,24 @@ import typer
 
 from labelemb.settings.recipe import recipe_names
 
-Recipe = Annotated[str, typer.Argument(help="A recipe's name, or a YAML file.", autocompletion=recipe_names)]
+Recipe = Annotated[
+    str,
+    typer.Argument(
+        help="A recipe's name, a YAML file; or your own data, a file of columns or a folder of class folders.",
+        autocompletion=recipe_names,
+    ),
+]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the recipe, e.g. optimizer.lr=0.01.")
 ]
 Output = Annotated[Path, typer.Option("--output", help="Folder that run folders are written to.")]
 Name = Annotated[str | None, typer.Option("--name", help="Name in place of the recipe's, in the output folder.")]
 Data = Annotated[Path | None, typer.Option("--data", help="Local data: a folder, or a cached file.")]
+ValidFraction = Annotated[
+    float | None,
+    typer.Option("--valid-fraction", help="Share of each label held out for validation, where there is no such part."),
+]
+LabelNames = Annotated[Path | None, typer.Option("--label-names", help="File of label names, one a line.")]
 Table = Annotated[
     Path | None,
     typer.Option("--table", help="A learned label table, for modes that begin with one (*-start, *-frozen)."),
@@ -42,11 +53,15 @@ def run_options(
     model: str | None,
     device: str | None,
     precision: str | None,
-) -> dict[str, Path | str | None]:
+    valid_fraction: float | None,
+    label_names: Path | None,
+) -> dict[str, Path | str | float | None]:
     """What these options set, by the dotted keys of a recipe; None for not given."""
     return {
         "recipe": name,
         "data.path": data,
+        "data.validation": valid_fraction,
+        "data.label_names": label_names,
         "table": table,
         "model.name": model,
         "device": device,

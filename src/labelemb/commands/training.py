@@ -12,6 +12,7 @@ from labelemb.commands.options import (
     Device,
     Download,
     DryRun,
+    LabelNames,
     Model,
     Name,
     Output,
@@ -22,12 +23,13 @@ from labelemb.commands.options import (
     Table,
     Tune,
     TuneRuns,
+    ValidFraction,
     run_options,
 )
 from labelemb.errors import InputError
 from labelemb.losses.catalogue import described
 from labelemb.settings.config import Settings, describe, plain
-from labelemb.settings.recipe import Comparison, load_recipe, read_comparison, recipe_names
+from labelemb.settings.recipe import Comparison, load_recipe, pairs_of, read_comparison, recipe_names
 
 if TYPE_CHECKING:
     from labelemb.experiments.job import Job
@@ -59,13 +61,16 @@ def train(
     model: Model = None,
     device: Device = None,
     precision: Precision = None,
+    valid_fraction: ValidFraction = None,
+    label_names: LabelNames = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     download: Download = False,
     quiet: Quiet = False,
     dry_run: DryRun = False,
 ) -> None:
     """Train one network with one seed."""
-    options = run_options(name, data, table, model, device, precision)
+    options = run_options(name, data, table, model, device, precision, valid_fraction, label_names)
+    recipe, options = _told(recipe, overrides or (), options)
     settings = load_recipe(recipe, overrides or (), options | {"mode": mode, "seed": seed})
     if dry_run:
         _print_settings(settings)
@@ -75,7 +80,7 @@ def train(
 
     job = plan(settings, output, resume=resume, download=download)
     title = f"{settings.recipe} {settings.name} seed {settings.seed}"
-    with step_progress(title, quiet, _formulas([settings])) as progress:
+    with step_progress(title, quiet, [*_notes([job]), *_formulas([settings])]) as progress:
         execute(job, progress)
     if not quiet:
         print(_last_row(job.folder.metrics))
@@ -100,12 +105,15 @@ def compare(
     model: Model = None,
     device: Device = None,
     precision: Precision = None,
+    valid_fraction: ValidFraction = None,
+    label_names: LabelNames = None,
     download: Download = False,
     quiet: Quiet = False,
     dry_run: DryRun = False,
 ) -> None:
     """Train several modes with several seeds each, then show table, curves and learned labels."""
-    options = run_options(name, data, table, model, device, precision)
+    options = run_options(name, data, table, model, device, precision, valid_fraction, label_names)
+    recipe, options = _told(recipe, overrides or (), options)
     chosen = None if modes is None else [mode.strip() for mode in modes.split(",")]
     if jobs is not None and jobs < 1:
         raise InputError(f"--jobs {jobs}: expected at least 1")
@@ -126,7 +134,22 @@ def compare(
     planned = [plan(each, output, resume=True, download=download) for each in final_runs]
     if records:  # not before: where the final runs that are there were refused, it would tell of others
         write_records(folder, records)
-    _compare(planned, folder, num_workers, quiet)
+    _compare(planned, folder, num_workers, quiet, [] if records else _notes(planned))
+
+
+def _told(recipe: str, overrides: Sequence[str], options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The recipe and the options where data were given in its place; a recipe's name comes first, `./NAME` is data."""
+    path = Path(recipe)
+    if recipe in recipe_names() or path.suffix in (".yaml", ".yml") or not path.exists():
+        return recipe, options
+    if options["data.path"] is not None:
+        raise InputError(f"--data {options['data.path']}: {recipe} are the data; give a recipe, or no --data")
+    from labelemb.classify.own_data import recipe_for
+
+    given = dict(pairs_of(overrides))
+    told = recipe_for(path, given)
+    found = {key: value for key, value in told.options.items() if key not in given}
+    return told.recipe, found | {key: value for key, value in options.items() if value is not None}
 
 
 def _planned_trials(asked: Comparison, tune: str | None, num_runs: int, output: Path, download: bool) -> "list[Trials]":
@@ -163,24 +186,34 @@ def _tune(trials: "list[Trials]", title: str, num_workers: int, quiet: bool) -> 
 
     jobs = [job for each in trials for of_point in each.jobs for job in of_point]
     if jobs:
-        with comparison_progress(f"{title} tuning", quiet, partial(_trial, trials[0].rule)) as progress:
+        judged = partial(_trial, trials[0].rule)
+        with comparison_progress(f"{title} tuning", quiet, judged, _notes(jobs)) as progress:
             execute_all(jobs, num_workers, progress)
     return {each.name: record(each) for each in trials}
 
 
-def _compare(jobs: "list[Job]", folder: Path, num_workers: int, quiet: bool) -> None:
+def _compare(jobs: "list[Job]", folder: Path, num_workers: int, quiet: bool, notes: Sequence[str]) -> None:
     from labelemb.commands.terminal import comparison_progress
     from labelemb.experiments.workers import execute_all
     from labelemb.report.comparison import summary_text
     from labelemb.report.page import write_report
     from labelemb.report.summary import read_results
 
-    with comparison_progress(folder.name, quiet, _final, _formulas([job.settings for job in jobs])) as progress:
+    opening = [*notes, *_formulas([job.settings for job in jobs])]
+    with comparison_progress(folder.name, quiet, _final, opening) as progress:
         execute_all(jobs, num_workers, progress)
     results = read_results([folder])
     page = write_report(results)
     print(summary_text(results))
     print(page)
+
+
+def _notes(jobs: "Sequence[Job]") -> list[str]:
+    """What is to be known of the data, read once before anything is written; nothing where all runs are done."""
+    from labelemb.experiments.tasks import TASKS
+
+    job = next((job for job in jobs if not job.folder.is_finished), None)
+    return [] if job is None else TASKS[job.settings.task].notes(job.settings, job.download)
 
 
 def _formulas(planned: Sequence[Settings]) -> list[str]:

@@ -12,6 +12,7 @@ import yaml
 
 from labelemb.errors import InputError
 from labelemb.settings.config import Settings
+from labelemb.settings.kinds import KINDS
 from labelemb.settings.variants import Variant, key_of
 from labelemb.settings.which_run import KEYS, is_within
 
@@ -54,9 +55,9 @@ class Judged(NamedTuple):
 
 def rule(settings: Settings) -> Rule:
     """Errors: of the last epoch. Scores of texts: of the best epoch, whose network is the recipe's result."""
-    if settings.task == "classify":
-        return Rule("valid_error", higher_is_better=False, of_best_epoch=False)
-    return Rule(f"valid_{settings.metric}", higher_is_better=True, of_best_epoch=True)
+    if KINDS[settings.task].makes_sequences:
+        return Rule(f"valid_{settings.metric}", higher_is_better=True, of_best_epoch=True)
+    return Rule("valid_error", higher_is_better=False, of_best_epoch=False)
 
 
 def parse_grid(text: str) -> Grid:

@@ -29,7 +29,7 @@ from labelemb.experiments.tuning import (
 )
 from labelemb.files import read_json, write_json
 from labelemb.run_folder import TUNING_FILE, RunFolder, missing_rows
-from labelemb.settings.config import describe
+from labelemb.settings.config import LabelingSettings, describe
 from labelemb.settings.recipe import Comparison
 from labelemb.settings.variants import Variant
 
@@ -77,9 +77,9 @@ def _trials(
 
 def _held_out(comparison: Comparison) -> list[str]:
     first = comparison.first
-    if first.task == "text" or first.data.validation:
-        return []
-    return [f"data.validation={HELD_OUT}"]
+    if isinstance(first, LabelingSettings) and not first.data.validation:
+        return [f"data.validation={HELD_OUT}"]
+    return []
 
 
 def record(trials: Trials) -> dict[str, Any]:

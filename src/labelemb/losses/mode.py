@@ -43,7 +43,7 @@ class Mode:
     is_fused: bool = True
     """Whether it has a form for large label sets."""
     needs_all_rows: bool = False
-    """Whether it keeps a (C, C) table of its own, whatever the number of labels: images only."""
+    """Whether it keeps a (C, C) table of its own, whatever the number of labels: not for sequences."""
     takes_index: bool = False
     """Whether it keeps something of each training example: calls take `index`, the constructor num_examples and
     num_epochs after num_classes."""

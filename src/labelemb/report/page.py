@@ -20,6 +20,7 @@ from labelemb.report.pairs import pairs_summary
 from labelemb.report.provenance import all_environments, all_runs, all_settings, run_title
 from labelemb.report.style import render, save_figure
 from labelemb.report.summary import Results, summary
+from labelemb.settings.kinds import KINDS
 
 MAX_IMAGES = 120
 MAX_SENTENCES = 8
@@ -132,8 +133,9 @@ def _learned(results: Results, output: Path, labels: Sequence[str] | None) -> Le
     shown = heatmap_labels(tables, labels or reporting.get("labels"))
     figure, caption = draw_heatmap(tables, shown)
     heatmap = _picture(save_figure(figure, output / "heatmap"), _heatmap_in_words(tables, shown), caption)
-    is_text = results.all_runs[0].config.get("task") == "text"
-    similar = frequent_words(tables, reporting.get("words")) if is_text else shown
+    kind = KINDS.get(str(results.all_runs[0].config.get("task")))
+    of_words = kind is not None and kind.makes_sequences
+    similar = frequent_words(tables, reporting.get("words")) if of_words else shown
     runs = f"mean over {len(tables.runs)} runs" if len(tables.runs) > 1 else f"seed {tables.runs[0].seed}"
     return Learned(heatmap, _most_similar(tables, similar), tables.name, runs)
 

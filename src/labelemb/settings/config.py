@@ -9,18 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
+from pydantic import AfterValidator, BaseModel, Field, create_model
 
 from labelemb.losses.catalogue import MODES, Mode
+from labelemb.settings.data import ImageDataSettings, SentenceDataSettings, TableDataSettings, TextDataSettings
+from labelemb.settings.section import Count, DeviceName, FolderName, Fraction, Name, NotNegative, Positive, Section
 from labelemb.settings.variants import parse_variant
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-Name = Annotated[str, Field(coerce_numbers_to_str=True)]  # of a label: YAML reads 7 as a number
-FolderName = Annotated[str, Field(pattern=r"^[^/\\.][^/\\]*$")]  # one level below --output, never beside it
-DeviceName = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")]
 
 
 def _known_mode(name: str) -> str:
@@ -34,19 +28,8 @@ def _known_variant(text: str) -> str:
     return text
 
 
-def _number_or_share(value: float) -> int | float:
-    if value >= 1 and not float(value).is_integer():
-        raise ValueError("a number of images or a share below 1")
-    return int(value) if value >= 1 else value
-
-
-HeldOut = Annotated[int | float, Field(ge=0, allow_inf_nan=False), AfterValidator(_number_or_share)]
 ModeName = Annotated[str, AfterValidator(_known_mode)]
 VariantText = Annotated[str, AfterValidator(_known_variant)]
-
-
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
 def _section(mode: Mode) -> type[BaseModel]:
@@ -64,7 +47,7 @@ def _section(mode: Mode) -> type[BaseModel]:
         kind = kind | None if setting.optional else kind
         fields[setting.name] = (kind, Field(setting.default, description=setting.sentence))
     name = "".join(part.title() for part in mode.name.split("-"))
-    return create_model(f"{name}Settings", __base__=_Settings, __module__=__name__, **fields)
+    return create_model(f"{name}Settings", __base__=Section, __module__=__name__, **fields)
 
 
 SECTIONS = {mode.section: _section(MODES[mode.section]) for mode in MODES.values() if MODES[mode.section].settings}
@@ -73,15 +56,15 @@ globals().update({kind.__name__: kind for kind in SECTIONS.values()})  # a worke
 
 if TYPE_CHECKING:
 
-    class _ModeSections(_Settings): ...
+    class _ModeSections(Section): ...
 
 else:  # a field a section, so that a mode's settings are read, checked and explained like all others
     _ModeSections = create_model(
-        "_ModeSections", __base__=_Settings, **{name: (kind, kind()) for name, kind in SECTIONS.items()}
+        "_ModeSections", __base__=Section, **{name: (kind, kind()) for name, kind in SECTIONS.items()}
     )
 
 
-class OptimizerSettings(_Settings):
+class OptimizerSettings(Section):
     name: Literal["adam", "adamw", "sgd"] = Field("adam", description="trains the network; the criterion always Adam")
     lr: Positive = Field(1e-3, description="learning rate of the network")
     weight_decay: NotNegative = Field(0.0, description="of the network; the criterion has none")
@@ -91,21 +74,21 @@ class OptimizerSettings(_Settings):
     clip: Positive | None = Field(None, description="largest norm of the network's gradient; null for no clip")
 
 
-class ScheduleSettings(_Settings):
+class ScheduleSettings(Section):
     name: Literal["constant", "step", "cosine"] = Field("constant", description="how the learning rates change")
     every: Count = Field(40, description="step: epochs between two cuts")
     factor: Annotated[float, Field(gt=0, le=1)] = Field(0.2, description="step: what a cut multiplies by")
     warmup: NotNegative = Field(0, description="epochs of linear warm-up")
 
 
-class CompareSettings(_Settings):
+class CompareSettings(Section):
     modes: tuple[VariantText, ...] = Field(
         ("baseline", "emb"), description="the modes compared; NAME=MODE:SETTING=VALUE is a mode with other settings"
     )
     runs: Count = Field(5, description="seeds 0 to runs-1 of each mode")
 
 
-class PaperResult(_Settings):
+class PaperResult(Section):
     """What the paper reports for one mode, rates in percent."""
 
     mean: float
@@ -113,32 +96,26 @@ class PaperResult(_Settings):
     seconds_per_epoch: float | None = None
 
 
-class ReportSettings(_Settings):
+class ReportSettings(Section):
     labels: tuple[Name, ...] | None = Field(None, description="labels on the heat map; null chooses them")
     words: tuple[Name, ...] | None = Field(None, description="words in the table of similar labels; null chooses them")
     paper: dict[ModeName, PaperResult] | None = Field(None, description="the paper's figures, shown beside ours")
 
 
-class ImageDataSettings(_Settings):
-    source: str = Field(description="`digits`, or a hub id that `--data` may replace by a local copy")
-    path: Path | None = Field(None, description="a local folder of parquet files, or the engine's own cache (--data)")
-    image: str | None = Field(None, description="the image column; null takes the only one")
-    label: str | None = Field(None, description="the label column; null takes the only one")
-    validation: HeldOut = Field(
-        0, description="training images held out: a number, the first ones; below 1 a share of each label, at random"
-    )
-    limit: Count | None = Field(
-        None, description="use this many training images at most, the first after those held out by number"
-    )
-
-
-class ClassifierSettings(_Settings):
+class ClassifierSettings(Section):
     name: str = Field("mlp", description="mlp, mnist-cnn, resnet8, resnet18, or module:function, timm:NAME (--model)")
     hidden: tuple[Count, ...] | None = Field(None, description="mlp: units of the hidden layers")
     width: Count | None = Field(None, description="resnet8, resnet18: channels of the stem")
 
 
-class AugmentSettings(_Settings):
+class SentenceModelSettings(Section):
+    name: str = Field("ngrams", description="ngrams, or transformers:NAME, a folder or what is in its cache (--model)")
+    buckets: Count = Field(2**16, description="ngrams: vectors that the words and parts of words share, by their hash")
+    width: Count = Field(64, description="ngrams: of these vectors")
+    hidden: tuple[Count, ...] = Field((128,), description="ngrams: units of the hidden layers on their mean")
+
+
+class AugmentSettings(Section):
     crop: Annotated[int, Field(ge=0)] = Field(0, description="random crop after padding each side by this many pixels")
     flip: bool = Field(False, description="random horizontal flip")
     normalize: bool = Field(False, description="by the training images' mean and deviation of each channel")
@@ -184,20 +161,43 @@ class RunSettings(_ModeSections):
         return {name: value for name, value in self.loss.items() if name in kept}
 
 
-class ClassifySettings(RunSettings):
-    task: Literal["classify"] = "classify"
+class LabelingSettings(RunSettings):
+    """What every kind of data to classify has: one label for each item, and a test error."""
+
     metric: Literal["test_error"] = "test_error"
+    data: ImageDataSettings | TableDataSettings | SentenceDataSettings
+    model: ClassifierSettings | SentenceModelSettings
+    class_weight: Literal["balanced"] | None = Field(
+        None, description="balanced: items weigh the inverse of their label's frequency, on average 1"
+    )
+
+
+class ClassifySettings(LabelingSettings):
+    """Images."""
+
+    task: Literal["classify"] = "classify"
     data: ImageDataSettings
     model: ClassifierSettings = ClassifierSettings()
     augment: AugmentSettings = AugmentSettings()
 
 
-class TextDataSettings(_Settings):
-    source: str = Field(description="what the corpus is and where it comes from")
-    path: Path | None = Field(None, description="the folder that `labelemb preprocess` wrote (--data)")
+class TableSettings(LabelingSettings):
+    """Numeric columns."""
+
+    task: Literal["tables"] = "tables"
+    data: TableDataSettings
+    model: ClassifierSettings = ClassifierSettings()
 
 
-class TextModelSettings(_Settings):
+class SentenceSettings(LabelingSettings):
+    """Texts, each with one label."""
+
+    task: Literal["text-classes"] = "text-classes"
+    data: SentenceDataSettings
+    model: SentenceModelSettings = SentenceModelSettings()
+
+
+class TextModelSettings(Section):
     name: Literal["lstm", "transformer"] = Field("lstm", description="the network")
     hidden: Count = Field(512, description="units of embeddings and layers")
     layers: Count = Field(2, description="of encoder and decoder each")
@@ -206,7 +206,7 @@ class TextModelSettings(_Settings):
     heads: Count = Field(4, description="transformer: attention heads")
 
 
-class DecodeSettings(_Settings):
+class DecodeSettings(Section):
     beam: Count = Field(10, description="hypotheses kept")
     max_length: Count = Field(50, description="words at most")
     length_penalty: NotNegative = Field(0.0, description="divide the score by length to this power")
@@ -214,7 +214,7 @@ class DecodeSettings(_Settings):
     beam_epochs: Annotated[int, Field(ge=0)] = Field(3, description="last epochs scored by beam search too")
 
 
-class ScoreSettings(_Settings):
+class ScoreSettings(Section):
     lowercase: bool = Field(False, description="case-insensitive BLEU")
     tokenize: str = Field("13a", description="sacreBLEU's tokenizer; `none` scores the tokens as they stand")
 
@@ -230,7 +230,7 @@ class TextSettings(RunSettings):
     score: ScoreSettings = ScoreSettings()
 
 
-Settings = ClassifySettings | TextSettings
+Settings = ClassifySettings | TableSettings | SentenceSettings | TextSettings
 
 
 def plain(settings: Settings) -> dict[str, Any]:

@@ -13,11 +13,10 @@ from pydantic.fields import FieldInfo
 
 from labelemb.errors import InputError
 from labelemb.losses.catalogue import MODES
-from labelemb.settings.config import SECTIONS, ClassifySettings, Settings, TextSettings, plain
+from labelemb.settings.config import SECTIONS, ClassifySettings, Settings, plain
+from labelemb.settings.kinds import KINDS
 from labelemb.settings.variants import Variant, parse_variant
 from labelemb.settings.which_run import Between, differences, may_differ
-
-_TASKS: dict[str, type[ClassifySettings] | type[TextSettings]] = {"classify": ClassifySettings, "text": TextSettings}
 
 
 def recipe_names() -> list[str]:
@@ -45,7 +44,7 @@ def load_recipe(
         InputError: there is no such recipe, or a setting is unknown, of the wrong type or out of range: one line each.
     """
     given = [(key, value) for key, value in (options or {}).items() if value is not None]
-    pairs = [*_pairs(overrides), *given]
+    pairs = [*pairs_of(overrides), *given]
     settings = _settings_with(recipe, pairs)
     _check_of_a_mode(pairs, [settings.mode, *beside])
     if settings.report.paper is None or any(key.split(".")[:2] == ["report", "paper"] for key, _ in pairs):
@@ -112,7 +111,7 @@ def read_comparison(recipe: str, overrides: Sequence[str] = (), options: Mapping
     table = options.pop("table", None)
     # Of which mode it is asked makes no difference: what is compared stands in every mode's settings.
     first = _settings_with(
-        recipe, [*_pairs(overrides), *((k, v) for k, v in options.items() if v is not None), ("mode", "baseline")]
+        recipe, [*pairs_of(overrides), *((k, v) for k, v in options.items() if v is not None), ("mode", "baseline")]
     )
     variants = [parse_variant(text) for text in first.compare.modes]
     modes = [variant.mode for variant in variants]
@@ -158,12 +157,13 @@ def _are_those_of_the_paper(settings: Settings, recipe: str, pairs: Sequence[tup
 def parse_settings(values: Mapping[str, Any], origin: str) -> Settings:
     """Settings from plain values, as a recipe or config.yaml holds them; `origin` is named in errors."""
     task = values.get("task")
-    if not isinstance(task, str) or task not in _TASKS:
-        raise InputError(f"{origin}: task: expected one of {', '.join(_TASKS)}, got {task!r}")
+    if not isinstance(task, str) or task not in KINDS:
+        raise InputError(f"{origin}: task: expected one of {', '.join(KINDS)}, got {task!r}")
+    kind = KINDS[task].settings
     try:
-        settings: Settings = _TASKS[task].model_validate(dict(values))
+        settings: Settings = kind.model_validate(dict(values))
     except ValidationError as error:
-        lines = [f"{origin}: {_explain(details, _TASKS[task])}" for details in error.errors()]
+        lines = [f"{origin}: {_explain(details, kind)}" for details in error.errors()]
         raise InputError("\n".join(lines)) from None
     _check(settings, origin)
     return settings
@@ -175,6 +175,8 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
     if is_file and not path.is_file():
         raise InputError(f"no recipe file {recipe}")
     if not is_file and recipe not in recipe_names():
+        if path.suffix or len(path.parts) > 1:  # as a file or a folder is written
+            raise InputError(f"no file or folder {recipe}, and no such recipe; `labelemb recipes` lists them")
         raise InputError(f"no recipe {recipe!r}{_nearest(recipe, recipe_names())}; `labelemb recipes` lists them")
     source = path if is_file else files("labelemb.settings").joinpath("recipes", f"{recipe}.yaml")
     try:
@@ -189,7 +191,8 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
     return values
 
 
-def _pairs(overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:
+def pairs_of(overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Keys and values of what was given as `key=value`; raises InputError for what is neither."""
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not key:
@@ -224,12 +227,13 @@ def _check(settings: Settings, origin: str) -> None:
     if not mode.takes_table and settings.table is not None:
         takers = " and ".join(other.name for other in MODES.values() if other.takes_table)
         raise InputError(f"{origin}: mode {mode.name} takes no label table; {takers} do")
-    if mode.keeps_all_rows(settings.loss) and settings.task == "text":
+    of_words = KINDS[settings.task].makes_sequences
+    if mode.keeps_all_rows(settings.loss) and of_words:
         ways = " or ".join(f"{mode.section}.{name}" for name in mode.spared_by)
         unless = f" unless {ways} is given" if ways else ""
-        raise InputError(f"{origin}: {mode.name} needs a table of all labels and is for images only{unless}")
-    if not mode.is_fused and settings.task == "text":
-        raise InputError(f"{origin}: {mode.name} has no form for large label sets and is for images only")
+        raise InputError(f"{origin}: {mode.name} needs a table of all labels and is not for sequences{unless}")
+    if not mode.is_fused and of_words:
+        raise InputError(f"{origin}: {mode.name} has no form for large label sets and is not for sequences")
     soft_after = settings.loss.get("soft_after", 0.0)
     if soft_after >= 1 and not float(soft_after).is_integer():
         raise InputError(f"{origin}: {mode.section}.soft_after: expected a number of updates or a fraction below 1")
@@ -268,7 +272,7 @@ def _explain(details: Any, root: type[BaseModel]) -> str:
 def setting_names(name: str, *roots: type[BaseModel]) -> list[str]:
     """Dotted keys whose last part is `name`, in the settings of every task or of these models."""
     keys: dict[str, None] = {}
-    for root in roots or _TASKS.values():
+    for root in roots or [kind.settings for kind in KINDS.values()]:
         for key, field in root.model_fields.items():
             if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
                 keys |= dict.fromkeys(f"{key}.{inner}" for inner in setting_names(name, field.annotation))

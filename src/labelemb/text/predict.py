@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from labelemb.errors import InputError
-from labelemb.files import whole_text_file
+from labelemb.files import read_lines, text_output, whole_text_file
 from labelemb.run_folder import RunFolder
 from labelemb.settings.config import TextSettings
-from labelemb.text.corpus.corpus import Corpus, read_lines
+from labelemb.text.corpus.corpus import Corpus
 from labelemb.text.run_files import load_trained_network, load_vocabularies, score_lines
 from labelemb.text.translate import Translation, Translator
 from labelemb.training.device import autocast
@@ -26,10 +26,10 @@ BLOCK_LINES = 1024  # read, translated sorted by length, and written together
 class PredictOptions:
     """What to translate, with what, and where the outputs go. One of `src` and `data` is given."""
 
-    output: Path
-    """File of outputs, a line for each source line."""
+    output: Path | None = None
+    """File of outputs, a line for each source line; None for standard output."""
     src: Path | None = None
-    """Raw source lines; `.gz` is read as it is."""
+    """Raw source lines; `.gz` is read as it is, `-` is standard input."""
     data: Path | None = None
     """In place of `src` a corpus folder: its test text, or the development text where it has none, is scored."""
     ref: Path | None = None
@@ -54,20 +54,23 @@ def predict_text(folder: RunFolder, settings: TextSettings, options: PredictOpti
     _check(options)
     source, references = _texts(folder, options)
     translator = _load_translator(folder, settings, options, device)
+    outputs: list[str] = []  # kept for scores alone
     count = 0
     with ExitStack() as files:
-        output = files.enter_context(whole_text_file(options.output))
+        output = files.enter_context(text_output(options.output))
         weights = files.enter_context(whole_text_file(options.attention)) if options.attention else None
         with autocast(device, settings.precision):
             for block in _blocks(source):
                 for translation in translator.translate(block):
                     output.write(translation.text + "\n")
+                    if references is not None:
+                        outputs.append(translation.text)
                     if weights is not None:
                         weights.write(json.dumps(_attention_record(translation), ensure_ascii=False) + "\n")
                 count += len(block)
     if references is None:
         return f"{count} lines"
-    scores, signature = score_lines(settings, list(read_lines(options.output)), references)
+    scores, signature = score_lines(settings, outputs, references)
     return "  ".join([*(f"{name} {value:.2f}" for name, value in scores.items()), signature])
 
 
@@ -76,7 +79,7 @@ def _check(options: PredictOptions) -> None:
         if value is not None and value < 1:
             raise InputError(f"{name} {value}: expected 1 or more" + (", 1 is greedy" if name == "--beam" else ""))
     if (options.src is None) == (options.data is None):
-        raise InputError("expected one of --src FILE (raw text) and --data FOLDER (a corpus that was preprocessed)")
+        raise InputError("expected one of --src FILE (raw text, - for standard input) and --data FOLDER (a corpus)")
     if options.data is not None and options.ref is not None:
         raise InputError(f"--ref {options.ref}: a corpus has its own references; --ref goes with --src")
     if options.checkpoint not in ("best", "last"):
@@ -99,10 +102,10 @@ def _texts(folder: RunFolder, options: PredictOptions) -> tuple[Iterable[str], l
     if options.ref is None:
         return read_lines(options.src), None
     references = list(read_lines(options.ref))
-    num_lines = sum(1 for _ in read_lines(options.src))
-    if num_lines != len(references):
-        raise InputError(f"{options.src} has {num_lines:,} lines, --ref {options.ref} has {len(references):,}")
-    return read_lines(options.src), references
+    lines = list(read_lines(options.src))
+    if len(lines) != len(references):
+        raise InputError(f"{options.src} has {len(lines):,} lines, --ref {options.ref} has {len(references):,}")
+    return lines, references
 
 
 def _load_translator(

@@ -1,10 +1,11 @@
 """A run's module, the same for every task: network first, then criterion; and the label table that it leaves."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
 from labelemb.errors import input_errors
 from labelemb.losses.modes import load_table, make_criterion
@@ -29,7 +30,9 @@ def make_module(
     label_names: Sequence[str],
     make_network: Callable[[], Network],
     join: Callable[[Network, SoftLabelLoss], Module],
+    *,
     num_examples: int | None = None,
+    class_weight: Tensor | None = None,
 ) -> Module:
     """Network first, then criterion, each from its own seed: all modes of a seed start from the same network.
 
@@ -39,6 +42,7 @@ def make_module(
         make_network: builds the network from torch's random state.
         join: puts network and criterion into the task's module.
         num_examples: that are trained on, for modes that keep something of each.
+        class_weight: (C,), None for all alike.
 
     Raises:
         InputError: the settings of the loss or the label table do not fit.
@@ -46,25 +50,19 @@ def make_module(
     torch.manual_seed(derived_seed(settings.seed, "network"))
     network = make_network()
     torch.manual_seed(derived_seed(settings.seed, "criterion"))
-    criterion = _make_criterion(settings, network.num_features, label_names, num_examples)
+    sizes = {"num_examples": num_examples, "num_epochs": settings.epochs}
+    options = settings.criterion_options | {"class_weight": class_weight}
+    criterion = _make_criterion(settings, network.num_features, label_names, sizes | options)
     torch.manual_seed(derived_seed(settings.seed, "training"))
     return join(network, criterion)
 
 
 def _make_criterion(
-    settings: RunSettings, num_features: int, label_names: Sequence[str], num_examples: int | None
+    settings: RunSettings, num_features: int, label_names: Sequence[str], options: Mapping[str, Any]
 ) -> SoftLabelLoss:
     with input_errors(f"mode {settings.mode}: "):
         table = None if settings.table is None else load_table(settings.table, label_names)
-        return make_criterion(
-            settings.mode,
-            num_features,
-            len(label_names),
-            num_examples=num_examples,
-            num_epochs=settings.epochs,
-            table=table,
-            **settings.criterion_options,
-        )
+        return make_criterion(settings.mode, num_features, len(label_names), table=table, **options)
 
 
 def save_table(criterion: SoftLabelLoss, label_names: Sequence[str], path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from labelemb.files import read_lines
 from labelemb.settings.preprocess import PreprocessOptions
 from labelemb.text.corpus.corpus import (
     Corpus,
@@ -15,7 +16,6 @@ from labelemb.text.corpus.corpus import (
     batch_indices,
     make_batch,
     ordered_indices,
-    read_lines,
 )
 from labelemb.text.corpus.preprocess import preprocess
 

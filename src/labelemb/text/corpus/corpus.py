@@ -5,19 +5,18 @@ A folder holds `metadata.json`, `source.vocabulary.json`, `target.vocabulary.jso
 the end, int64); for `valid` and `test` also the raw lines, `SPLIT.SIDE.txt`, to score against.
 """
 
-import gzip
 import json
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from labelemb.errors import InputError
+from labelemb.files import read_lines
 from labelemb.text.corpus.vocab import BOS, EOS, PAD, Vocabulary
 
 if TYPE_CHECKING:
@@ -145,29 +144,6 @@ def _load_split(folder: Path, name: str) -> Split:
     texts = [folder / f"{name}.{side}.txt" for side in SIDES]
     lines = [list(read_lines(path)) if name != "train" else [] for path in texts]
     return Split(sides[0], sides[1], lines[0], lines[1])
-
-
-def read_lines(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 text file, without their line ends; `.gz` is read as it is.
-
-    Only a line feed ends a line: other separators of Unicode would shift the pairs.
-
-    Raises:
-        InputError: no such file, bytes that are not UTF-8 (with the line's number), a damaged `.gz`.
-    """
-    try:
-        with cast(BinaryIO, gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")) as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    text = line.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    place = f"{path}, line {number}: byte {error.start + 1} (0x{line[error.start]:02x}) is not UTF-8"
-                    raise InputError(f"{place}; convert the file, for example with iconv") from None
-                yield (text.removeprefix("\ufeff") if number == 1 else text).rstrip("\r\n")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (EOFError, OSError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
 
 
 def batch_indices(split: Split, *, seed: int, epoch: int, pairs: int, tokens: int | None = None) -> list[Integers]:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from labelemb.errors import InputError
-from labelemb.text.corpus.corpus import read_lines
+from labelemb.files import read_lines
 
 PARTS = {"train": "PART_I.txt", "valid": "PART_II.txt", "test": "PART_III.txt"}
 JSON_LINES = {

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from labelemb.errors import InputError
+from labelemb.files import read_lines
 from labelemb.text.corpus import lcsts
-from labelemb.text.corpus.corpus import read_lines
 
 
 class Pair(NamedTuple):
