@@ -46,7 +46,7 @@ class Mode:
     is_fused: bool = True
     """Whether it has a form for large label sets."""
     needs_all_rows: bool = False
-    """Whether it keeps a (C, C) table of its own, whatever the number of labels: not for sequences."""
+    """Whether it keeps a (C, C) table of its own, whatever the number of labels: images only."""
     formula: str = ""
     """The loss of one item, y the true label and p the prediction, with {setting} where one stands: see `described`."""
 
