@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: setup demo test check format bench lock clean
+.PHONY: setup demo test check format bench site dist-check lock clean
 .DEFAULT_GOAL := setup
 
 setup: .venv/ready  ## a virtual environment with the train, text and dev extras
@@ -33,6 +33,14 @@ bench: setup  ## the quick benchmarks; benchmarks/README.md lists all with their
 	$(BIN)/python -m benchmarks.step_cost
 	$(BIN)/python -m benchmarks.large_labels
 
+site: setup  ## the documentation as pages, site/index.html; a broken link fails
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[docs]'
+	PATH="$(CURDIR)/$(BIN):$$PATH" python docs/build.py
+
+EXTRAS ?= core train
+dist-check: setup  ## wheel and sdist, the wheel tried in a fresh environment for each of EXTRAS
+	UV=$(BIN)/uv .ci/dist-check $(EXTRAS)
+
 lock: setup  ## constraints.txt anew; the +cpu build that some machines hold locally is no version of the lock
 	$(BIN)/uv pip compile --quiet --universal --all-extras --python-version 3.11 --no-header --no-annotate \
 		--no-emit-index-url --no-emit-find-links -c constraints.txt pyproject.toml -o constraints.new
@@ -40,4 +48,4 @@ lock: setup  ## constraints.txt anew; the +cpu build that some machines hold loc
 	rm constraints.new
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv dist site .cache .mypy_cache .pytest_cache .ruff_cache

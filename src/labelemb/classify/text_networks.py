@@ -113,7 +113,9 @@ def _from_transformers(kind: str, name: str) -> Any:
     try:
         transformers = importlib.import_module("transformers")
     except ImportError:
-        raise InputError(f"model.name={name}: transformers is not installed here: pip install transformers") from None
+        raise InputError(
+            f"model.name={name}: transformers is not installed here: pip install 'labelemb[transformers]'"
+        ) from None
     try:
         return getattr(transformers, kind).from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
