@@ -35,7 +35,7 @@ bench: setup  ## the quick benchmarks; benchmarks/README.md lists all with their
 
 site: setup  ## the documentation as pages, site/index.html; a broken link fails
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[docs]'
-	PATH="$(CURDIR)/$(BIN):$$PATH" python docs/build.py
+	$(BIN)/python docs/build.py
 
 EXTRAS ?= core train
 dist-check: setup  ## wheel and sdist, the wheel tried in a fresh environment for each of EXTRAS

@@ -41,7 +41,7 @@ def faults(page: Path) -> list[str]:
 
 def main() -> None:
     shutil.rmtree(SITE, ignore_errors=True)
-    built = subprocess.run(["zensical", "build", "--clean", "--strict"], cwd=ROOT, check=False)
+    built = subprocess.run([sys.executable, "-m", "zensical", "build", "--clean", "--strict"], cwd=ROOT, check=False)
     if built.returncode:
         sys.exit(built.returncode)
     pages = sorted(SITE.rglob("*.html"))
