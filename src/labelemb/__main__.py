@@ -9,6 +9,9 @@ from labelemb.extras import how_to_install
 def main() -> None:
     """The command `labelemb`: exit code 0, 1 (a run failed), 2 (input), 130 and 143 (stopped, resumable)."""
     try:
+        from labelemb.training.stopping import expect_interrupts
+
+        expect_interrupts()
         code = run(sys.argv[1:])
     except KeyboardInterrupt:  # before it was expected, or while a mistake was told
         print("labelemb: interrupted", file=sys.stderr)
@@ -20,9 +23,6 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command; its exit code, after saying what went wrong."""
     try:
-        from labelemb.training.stopping import expect_interrupts
-
-        expect_interrupts()
         from labelemb.commands.app import command_line
         from labelemb.commands.failures import exit_code_of, say_interrupted
     except ModuleNotFoundError as error:

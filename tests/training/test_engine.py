@@ -263,8 +263,9 @@ def test_an_epoch_s_steps_read_nothing_back(
     with reads:
         for batch in loop.task.batches(0, 0):
             loop.take_step(batch)
-    # Ranges of labels and indices are checked on the CPU alone, and the draws are a CPU generator's.
-    allowed = {"arguments._check_range", "arguments.check_index", "augment._draw_weight", "augment._draw_interval"}
+    # Labels, indices and probabilities are checked on the CPU alone, and the draws are a CPU generator's.
+    checks = {"arguments._check_range", "arguments.check_index", "arguments.check_one_label"}
+    allowed = checks | {"augment._draw_weight", "augment._draw_interval"}
     assert reads.functions <= allowed
     reads.functions.clear()
     loop.training_row()
