@@ -104,6 +104,12 @@ main()
     assert (done.returncode, done.stderr) == (130, "labelemb: interrupted\n")
 
 
+def test_what_is_said_is_one_line_whatever_names_hold(capsys: Output, tmp_path: Path) -> None:
+    (tmp_path / "odd.csv").write_text('number,"two\nlines"\n1,2\n', encoding="utf-8")
+    line = refused(capsys, "train", str(tmp_path / "odd.csv"), "--output", str(tmp_path / "out"))
+    assert "two lines (numbers)" in line
+
+
 def test_help_names_every_command(capsys: Output) -> None:
     text = "\n".join(run(capsys, "--help"))
     for command in ("recipes", "train", "compare", "report", "neighbors"):

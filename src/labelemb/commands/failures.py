@@ -61,5 +61,5 @@ def _usage(error: Exception, message: str, arguments: list[str]) -> str:
 
 
 def _say(message: str, code: int) -> int:
-    print(f"labelemb: {message}", file=sys.stderr)
+    print(f"labelemb: {' '.join(message.splitlines())}", file=sys.stderr)  # a column's name may have a line break
     return code
