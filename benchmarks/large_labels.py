@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import torch
 from benchmarks.direct_losses import direct_decoupled_loss, direct_loss
-from benchmarks.measure import environment_of, in_own_process, in_turn, peak_bytes, synchronize, write_results
+from benchmarks.measure import environment_of, forget_peak, in_own_process, in_turn, peak_bytes, synchronize, write_results
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -163,6 +163,7 @@ def step_memory(variant: str, size: Size, device: str) -> dict[str, float]:
     """MB (10^6 bytes) of one step in this process, which must be fresh: a peak does not go down again."""
     step_seconds(variant, make_problem(Size(8, 16, 4, 2), device, variant))  # libraries allocate at their first use
     problem = make_problem(size, device, variant)
+    forget_peak(torch.device(device))  # of making the problem
     before = peak_bytes(torch.device(device))
     start = time.perf_counter()
     VARIANTS[variant](problem).backward()  # type: ignore[no-untyped-call]
@@ -223,6 +224,7 @@ def measure_nearest(device: str) -> list[dict[str, Any]]:
     """The nearest labels of some of a million, streamed."""
     size = SIZES["million"]
     table = LabelTable(size.num_classes, rank=size.rank).to(device)
+    forget_peak(torch.device(device))
     before, start = peak_bytes(torch.device(device)), time.perf_counter()
     table.nearest(list(range(NUM_NEAREST)), k=5)
     seconds = time.perf_counter() - start

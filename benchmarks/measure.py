@@ -31,6 +31,14 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
+def forget_peak(device: torch.device) -> None:
+    """Let `peak_bytes` begin again from what is held now; does nothing where the system cannot."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif (resets := Path("/proc/self/clear_refs")).exists():
+        resets.write_text("5", encoding="ascii")  # proc(5): sets the peak to the present size
+
+
 def in_turn(measures: Mapping[str, Callable[[], float]], num_rounds: int) -> dict[str, list[float]]:
     """What each measure gives in each round, one after another, every other round backwards."""
     values: dict[str, list[float]] = {name: [] for name in measures}

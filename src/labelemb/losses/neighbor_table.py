@@ -78,19 +78,23 @@ class NeighborTable(CountingTable):
             raise ValueError(f"neighbors must be at least 1, got {neighbors}")
         self.num_neighbors = min(neighbors, num_classes - 1)
         num_kept = min((1 + _CANDIDATES_PER_NEIGHBOR) * neighbors, num_classes - 1)
-        # Any labels will do at first, each once: all have the same share.
-        places = torch.arange(num_classes)[:, None] + torch.arange(1, num_kept + 1)
-        kept = (places % num_classes).to(torch.int32)  # (C, 3*K)
-        shares = torch.full(kept.shape, 1 / max(num_classes - 1, 1))
-        for name, part in (("neighbor", slice(self.num_neighbors)), ("candidate", slice(self.num_neighbors, None))):
-            self.register_buffer(f"{name}s", kept[:, part].clone())
-            self.register_buffer(f"{name}_shares", shares[:, part].clone())
+        labels = torch.arange(num_classes, dtype=torch.int32)[:, None]
+        for name, first, last in (("neighbor", 0, self.num_neighbors), ("candidate", self.num_neighbors, num_kept)):
+            # Any labels will do at first, each once: all have the same share.
+            kept = labels + torch.arange(first + 1, last + 1, dtype=torch.int32)  # the ones that follow
+            self.register_buffer(f"{name}s", kept.remainder_(num_classes))  # (C, K), (C, 2*K)
+            self.register_buffer(f"{name}_shares", torch.full(kept.shape, 1 / max(num_classes - 1, 1)))
         self._waiting: list[Found] = []
 
     @property
     def num_kept(self) -> int:
         """How many labels each row has a share of their own for: neighbours and candidates."""
         return self.neighbors.shape[1] + self.candidates.shape[1]
+
+    @property
+    def num_found(self) -> int:
+        """How many of a hit's largest predictions may become candidates: none where rows keep every label."""
+        return min(_NUM_FOUND, self.num_classes) if self.num_kept < self.num_classes - 1 else 0
 
     def rows_of(self, target: Tensor, dtype: torch.dtype) -> Tensor:
         """The rows r of indices (N,), (N, C), or for distributions all of them, (C, C).
@@ -110,6 +114,20 @@ class NeighborTable(CountingTable):
         rest = (1 - shares.sum(dim=1, keepdim=True)).clamp_min_(0) / max(num_others, 1) * (num_others > 0)  # (N, 1)
         return SparseRows(torch.cat([indices, labels[:, None]], dim=1), torch.cat([shares - rest, -rest], dim=1), rest)
 
+    def found(self, hits: Hits) -> Found:
+        """What a step needs of hits (N, C), a few numbers each: p~ of the labels that their rows keep, and the largest."""
+        shares = hits.others.gather(1, self._kept(hits.labels))
+        values, indices = hits.others.topk(self.num_found, dim=1)
+        dtype = self.counts.dtype
+        return Found(hits.labels, hits.weights.to(dtype), shares.to(dtype), indices, values.to(dtype))
+
+    def no_hits(self, num_hits: int) -> Found:
+        """Place for so many hits, of weight 0."""
+        zeros = self.counts.new_zeros
+        others = zeros(num_hits, self.num_found)
+        labels = zeros(num_hits, dtype=torch.long)
+        return Found(labels, zeros(num_hits), zeros(num_hits, self.num_kept), others.long(), others)
+
     @torch.no_grad()
     def add(self, hits: Hits | HitSums) -> None:
         """Gather what hits of the step that is under way say of the labels that their rows keep, and of others."""
@@ -121,7 +139,13 @@ class NeighborTable(CountingTable):
         if not is_traced() and hits.labels.device.type == "cpu":  # elsewhere their number would wait for the device
             hits = Hits(*(part[hits.weights.nonzero().squeeze(1)] for part in hits))
         if len(hits.labels):
-            self._waiting.append(self._found(hits))
+            self._waiting.append(self.found(hits))
+
+    @torch.no_grad()
+    def add_found(self, found: Found) -> None:
+        """Gather hits of which `found` has kept what counts."""
+        if not self.frozen and len(found.labels):
+            self._waiting.append(found)
 
     @torch.no_grad()
     def end_step(self) -> None:
@@ -129,26 +153,14 @@ class NeighborTable(CountingTable):
         waiting, self._waiting = self._waiting, []
         if self.frozen or not (waiting or is_distributed()):
             return
-        device, dtype = self.counts.device, self.counts.dtype
-        nothing = Hits(
-            torch.empty(0, dtype=torch.long, device=device),
-            torch.empty(0, device=device),
-            torch.empty(0, self.num_classes, dtype=dtype, device=device),
-        )
-        found = Found(*(torch.cat(parts) for parts in zip(*waiting, self._found(nothing), strict=True)))
+        device = self.counts.device
+        found = Found(*(torch.cat(parts) for parts in zip(*waiting, self.no_hits(0), strict=True)))
         found = gathered(found) if is_distributed() else found
         if device.type == "cpu":  # elsewhere their number would wait for the device: all rows then
             labels, rows = torch.unique(found.labels, return_inverse=True)  # (P,), (N,)
         else:
             labels, rows = torch.arange(self.num_classes, device=device), found.labels
         self._move(labels, rows, found)
-
-    def _found(self, hits: Hits) -> Found:
-        shares = hits.others.gather(1, self._kept(hits.labels))
-        num_found = min(_NUM_FOUND, self.num_classes) if self.num_kept < self.num_classes - 1 else 0
-        values, indices = hits.others.topk(num_found, dim=1)
-        dtype = self.counts.dtype
-        return Found(hits.labels, hits.weights.to(dtype), shares.to(dtype), indices, values.to(dtype))
 
     def _move(self, labels: Tensor, rows: Tensor, found: Found) -> None:
         """Apply a step to the rows of labels (P,), of which each hit's is number `rows` (N,)."""

@@ -17,6 +17,7 @@ from labelemb.losses.large.matches import Matches, match_gradient, match_value
 from labelemb.losses.large.soft_labels import DenseSoftLabels, SoftLabels, SparseSoftLabels
 from labelemb.losses.large.table_rows import LowRankRows
 from labelemb.losses.neighbor_table import NeighborTable
+from labelemb.losses.newcomers import Found
 
 
 class Predictions:
@@ -92,7 +93,11 @@ class NeighborRows:
         self.match = buffers.scratch.new_zeros(())
 
     def begin(self, chunk: Chunk) -> None:
-        """Nothing: rows are read, and hits handed over, item by item."""
+        """Make place for what the chunk's hits leave: small tensors made between the large ones would stop the memory of
+        these from being used again.
+        """
+        num_items = chunk.stop - chunk.start if self._counts else 0
+        self._found, self._num_hits = self._table.no_hits(num_items), 0
 
     def soft_labels(self, items: slice) -> SoftLabels:
         """The rows of the sorted items."""
@@ -100,18 +105,24 @@ class NeighborRows:
         return SparseSoftLabels(indices, excess.to(self.match.dtype), rest.to(self.match.dtype))
 
     def take(self, predictions: Predictions) -> None:
-        """Hand the table the hits."""
+        """Keep what counts of the hits."""
         if not self._counts or not predictions.any_hit:
             return
         hits, labels = predictions.hits.squeeze(1), self._plan.labels[self._plan.inverse[predictions.items]]
         exponentials, mass = predictions.exponentials, predictions.mass
-        if hits.device.type == "cpu":  # elsewhere their number would wait for the device
+        if hits.device.type == "cpu" and not hits.all():  # elsewhere their number would wait for the device
             which = hits.nonzero().squeeze(1)
             exponentials, mass, labels, hits = exponentials[which], mass[which], labels[which], hits[which]
-        self._table.add(Hits(labels, hits, exponentials / mass))
+        found = self._table.found(Hits(labels, hits, exponentials))
+        found = found._replace(shares=found.shares / mass, other_shares=found.other_shares / mass)
+        places = slice(self._num_hits, self._num_hits + len(labels))
+        for place, part in zip(self._found, found, strict=True):
+            place[places] = part
+        self._num_hits = places.stop
 
     def end(self) -> None:
-        """Nothing: see `begin`."""
+        """Hand the table the hits."""
+        self._table.add_found(Found(*(part[: self._num_hits] for part in self._found)))
 
 
 class TrainedRows:
