@@ -2,7 +2,8 @@
 
 RECIPE/MODE/seed-07/
   config.yaml                  every resolved setting (labelemb.settings.config.RunSettings)
-  environment.json             versions, device, threads, runs at a time (jobs), command, commit, start and end
+  environment.json             versions, device, threads, runs at a time (jobs), processes, command, commit,
+                               start and end
   inputs.json                  label names, and what makes a network's inputs of other items (classification)
   metrics.jsonl                a row an evaluation
   checkpoints/                 labelemb.training.checkpoint
@@ -34,7 +35,12 @@ from labelemb.files import named, read_json, remove_temporary_files, write_atomi
 
 TABLE_FILE = "label_embedding.safetensors"
 TUNING_FILE = "tuning.json"
-TIMING_CONDITIONS = ("device", "threads", "jobs")  # of environment.json: runs that differ in one take unlike seconds
+TIMING_CONDITIONS = (
+    "device",
+    "threads",
+    "jobs",
+    "processes",
+)  # of environment.json: runs that differ in one take unlike seconds
 
 
 class RunFolder:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from labelemb.losses.terms import LossTerms
 from labelemb.training.epoch_sums import EpochSums
+from labelemb.training.processes import ALONE, Processes
 from labelemb.training.task import StepOutput
 
 CPU = torch.device("cpu")
@@ -44,7 +45,7 @@ def test_errors_that_are_not_counted_are_no_number() -> None:
 def test_sums_go_on_from_their_state_and_begin_anew_after_an_epoch() -> None:
     whole, first, second = EpochSums(CPU), EpochSums(CPU), EpochSums(CPU)
     first.add(output(3, 1.0, 2.0, 4.0))
-    second.restore(first.state())
+    second.restore([first.state()], ALONE)
     assert second.means() == first.means()  # also before another step says which terms there are
     for sums in (second, whole):
         sums.add(output(2, 7.0, 2.0, 1.0))
@@ -57,7 +58,7 @@ def test_sums_go_on_from_their_state_and_begin_anew_after_an_epoch() -> None:
 def test_a_checkpoint_that_does_not_name_its_terms_has_those_of_label_embedding() -> None:
     sums = EpochSums(CPU)
     state: dict[str, Any] = {"sums": torch.tensor([2.0, 1.0, 2.0, 4.0, 6.0, 8.0, 10.0, 12.0], dtype=torch.float64)}
-    sums.restore(state)
+    sums.restore([state | {"terms": None}], ALONE)
     assert list(sums.means().values()) == [6.0, 1.0, 2.0, 3.0, 4.0, 5.0, 0.5]
     sums.add(StepOutput(LossTerms(*(torch.tensor(1.0) for _ in range(6))), 2, torch.tensor(0)))
     assert sums.means() == {
@@ -69,3 +70,18 @@ def test_a_checkpoint_that_does_not_name_its_terms_has_those_of_label_embedding(
         "train_match": 3.0,
         "train_error": pytest.approx(0.25),
     }
+
+
+def test_more_or_fewer_processes_go_on_with_the_sums_of_all() -> None:
+    states = []
+    for errors in (1, 2):  # of two processes, each with the number of all items and its own part of the rest
+        sums = EpochSums(CPU)
+        sums.add(output(4, 1.0, 2.0, 3.0, num_errors=errors))
+        states.append(sums.state())
+    alone, first, second, third = (EpochSums(CPU) for _ in range(4))
+    alone.restore(states, ALONE)
+    assert alone.means() == {"train_loss": 6.0, "train_hard": 2.0, "train_reverse": 4.0, "train_error": 0.75}
+    for rank, each in enumerate((first, second, third)):
+        each.restore(states, Processes(rank, 3))
+    assert first.means() == alone.means()
+    assert second.means() == third.means() == dict.fromkeys(alone.means(), 0.0)

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from labelemb.training.processes import Processes
+
 NUM_BINS = 15
 LARGEST_FULL_CONFUSION = 200
 MAX_CONFUSIONS = 2000
@@ -113,6 +115,15 @@ class ClassificationMetrics:
             **self.probability_measures(),
             "confusion": confusions(target, predicted, self.num_classes),
         }
+
+    def gather(self, shared_by: Processes) -> None:
+        """Take the items of all processes, in the order of their ranks; all must call it."""
+        if shared_by.size == 1:
+            return
+        kept = (self._nll, self._confidence, self._predicted, self._target)
+        everyone = shared_by.gathered([[part.cpu() for part in parts] for parts in kept])
+        for place, parts in enumerate(kept):
+            parts[:] = [part for of_one in everyone for part in of_one[place]]
 
     def _gathered(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """All items' values on the host, where sums come in one order."""

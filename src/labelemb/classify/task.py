@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from functools import partial
 from inspect import signature
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -21,8 +22,9 @@ from labelemb.run_folder import RunFolder
 from labelemb.settings.config import ClassifierSettings, LabelingSettings, SentenceModelSettings
 from labelemb.training.criteria import make_module, save_table
 from labelemb.training.device import autocast
+from labelemb.training.processes import ALONE, Processes, processes
 from labelemb.training.seeds import derived_seed
-from labelemb.training.task import StepOutput, TrainedModule
+from labelemb.training.task import Division, StepOutput, TrainedModule
 
 _EVALUATION_BATCH = 1000
 
@@ -30,13 +32,15 @@ _EVALUATION_BATCH = 1000
 class ClassifyModule(TrainedModule[Classifier]):
     """A network that takes a batch of inputs at once, and the criterion of its run's mode."""
 
-    def forward(self, inputs: Tensor, target: Tensor, index: Tensor | None = None) -> StepOutput:
+    def forward(
+        self, inputs: Tensor, target: Tensor, index: Tensor | None = None, *, num_items: Tensor | int | None = None
+    ) -> StepOutput:
         """One batch: inputs (N, ...), target (N,) indices or (N, C) probabilities, index (N,) if the mode takes it."""
         logits, features = self.network(inputs)
         labels = target.argmax(dim=1) if target.is_floating_point() else target
         num_errors = (logits.detach().argmax(dim=1) != labels).sum()
         of_mode = {} if index is None else {"index": index}
-        terms = self.criterion.terms(logits, target, features, **of_mode)
+        terms = self.criterion.terms(logits, target, features, num_items=num_items, **of_mode)
         # A compiler would carry gradients of zero through the terms that are only recorded.
         recorded = {name: term.detach() for name, term in zip(terms._fields, terms, strict=True) if name != "total"}
         return StepOutput(terms._replace(**recorded), len(target), num_errors)
@@ -97,14 +101,30 @@ class ClassifyTask:
             batch = self.data.inputs(index, generator)
             yield (*batch, index) if MODES[self.settings.mode].takes_index else batch
 
+    def divide(self, batch: tuple[Tensor, ...], num_parts: int) -> Division:
+        """The batch in parts: see labelemb.training.task.Division."""
+        target, criterion = batch[1], self.module.criterion
+        bounds = [part * len(target) // num_parts for part in range(num_parts + 1)]
+        sizes = [after - before for before, after in pairwise(bounds)]
+        parts = [
+            tuple(each[start : start + max(size, 1)] for each in batch)
+            for start, size in zip(bounds, sizes, strict=False)
+        ]
+        nobody = 0.0 if target.is_floating_point() else criterion.ignore_index
+        parts = [
+            part if size else (part[0], torch.full_like(part[1], nobody), *part[2:])
+            for part, size in zip(parts, sizes, strict=True)
+        ]
+        return Division(parts, sizes, criterion.num_items(target))
+
     def evaluate_epoch(self, epoch: int) -> dict[str, float]:
         """Error, NLL and calibration error on the validation and test sets; a run of tuning sees no test set."""
         row: dict[str, float] = {}
         if self.data.validation is not None:
-            row |= _columns("valid", self._measure(self.data.validation))
+            row |= _columns("valid", self._measure(self.data.validation, shared_by=processes()))
         if self.settings.tuning is not None:
             return row
-        metrics = self._measure(self.data.test)
+        metrics = self._measure(self.data.test, shared_by=processes())
         self._evaluation = metrics.evaluation()
         return row | _columns("test", metrics)
 
@@ -121,10 +141,14 @@ class ClassifyTask:
             self.data.examples(self.folder.examples)
 
     @torch.no_grad()
-    def predict(self, split: ClassifySplit) -> Iterator[tuple[Tensor, Tensor]]:
-        """Logits (B, C) and labels (B,) of a split, batch by batch, as the network in evaluation mode gives them."""
-        for start in range(0, len(split), _EVALUATION_BATCH):
-            part = slice(start, start + _EVALUATION_BATCH)
+    def predict(self, split: ClassifySplit, items: slice | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits (B, C) and labels (B,) of a split, batch by batch, as the network in evaluation mode gives them.
+
+        `items`: of its items, from start to stop; None for all.
+        """
+        first, last = (0, len(split)) if items is None else (items.start, items.stop)
+        for start in range(first, last, _EVALUATION_BATCH):
+            part = slice(start, min(start + _EVALUATION_BATCH, last))
             with autocast(self.device, self.settings.precision):
                 logits, _ = self.module.network(split.inputs(part))
             yield logits, split.labels[part]
@@ -145,10 +169,14 @@ class ClassifyTask:
         scaled = self._measure(self.data.test, calibration.temperature)
         return {"scaled": {"temperature": calibration.temperature, **scaled.probability_measures()}}
 
-    def _measure(self, split: ClassifySplit, temperature: float = 1.0) -> ClassificationMetrics:
+    def _measure(
+        self, split: ClassifySplit, temperature: float = 1.0, shared_by: Processes = ALONE
+    ) -> ClassificationMetrics:
+        """Of all items; several processes each predict their share."""
         metrics = ClassificationMetrics(len(self.data.label_names), self.device, temperature)
-        for logits, labels in self.predict(split):
+        for logits, labels in self.predict(split, shared_by.share(len(split))):
             metrics.update(logits, labels)
+        metrics.gather(shared_by)
         return metrics
 
 

@@ -10,6 +10,7 @@ from labelemb.errors import InputError, RunFailed, described
 from labelemb.extras import how_to_install
 from labelemb.files import describe_lack_of_space, is_out_of_space
 from labelemb.settings.recipe import setting_names
+from labelemb.training.launch import speaks_for_all
 from labelemb.training.stopping import Stopped
 
 
@@ -31,6 +32,8 @@ def exit_code_of(error: Exception | KeyboardInterrupt, arguments: list[str], *, 
     if isinstance(error, BrokenPipeError):  # whoever read standard output has enough of it, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it once more
         return 1
+    if isinstance(error, InputError | Stopped) and not speaks_for_all():
+        return 2 if isinstance(error, InputError) else 128 + error.signal_number
     if isinstance(error, InputError):
         return _say(str(error), 2)
     if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] != "labelemb":

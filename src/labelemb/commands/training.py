@@ -30,6 +30,7 @@ from labelemb.errors import InputError
 from labelemb.losses.catalogue import described
 from labelemb.settings.config import Settings, describe, plain
 from labelemb.settings.recipe import Comparison, load_recipe, pairs_of, read_comparison, recipe_names
+from labelemb.training.launch import launched_together
 
 if TYPE_CHECKING:
     from labelemb.experiments.job import Job
@@ -77,11 +78,19 @@ def train(
         return
     from labelemb.commands.terminal import step_progress
     from labelemb.experiments.job import execute, plan
+    from labelemb.training.launch import num_restarts
+    from labelemb.training.processes import joined
 
-    job = plan(settings, output, resume=resume, download=download)
-    title = f"{settings.recipe} {settings.name} seed {settings.seed}"
-    with step_progress(title, quiet, [*_notes([job]), *_formulas([settings])]) as progress:
-        execute(job, progress)
+    with joined() as together:
+        if not together.is_first:
+            quiet = True
+        job = together.first_decides(
+            partial(plan, settings, output, resume=resume or num_restarts() > 0, download=download)
+        )
+        title = f"{settings.recipe} {settings.name} seed {settings.seed}"
+        opening = [] if quiet else [*_notes([job]), *_formulas([settings])]
+        with step_progress(title, quiet, opening) as progress:
+            execute(job, progress)
     if not quiet:
         print(_last_row(job.folder.metrics))
         print(job.folder.path)
@@ -115,6 +124,8 @@ def compare(
     options = run_options(name, data, table, model, device, precision, valid_fraction, label_names)
     recipe, options = _told(recipe, overrides or (), options)
     chosen = None if modes is None else [mode.strip() for mode in modes.split(",")]
+    if launched_together():
+        raise InputError("compare starts its runs by itself, --jobs at a time; torchrun is for one run: labelemb train")
     if jobs is not None and jobs < 1:
         raise InputError(f"--jobs {jobs}: expected at least 1")
     asked = read_comparison(recipe, overrides or (), options | {"compare.modes": chosen, "compare.runs": runs})

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,17 +66,23 @@ def execute(
     from labelemb.training.device import choose_device, describe_environment, now
     from labelemb.training.engine import train
     from labelemb.training.optimizers import planned_soft_after
+    from labelemb.training.processes import processes
 
     device = choose_device(job.settings.device)
-    task = TASKS[job.settings.task].make(job.settings, job.folder, device, job.download)
+    here = processes()
+    make = partial(TASKS[job.settings.task].make, job.settings, job.folder, device, job.download)
+    task = here.first_before_others(make)  # the first keeps decoded images, which the others then read
     planned_soft_after(job.settings, task.num_batches)  # refused before there is a folder of these settings
+    if not here.is_first:
+        train(task, job.settings, job.folder, progress, lambda line: None)
+        return
     with job.folder.held():
         found = RunFolder(job.folder.path)  # read anew: another process may have been here while the data were read
         if found.exists:
             check_same_run(found, job.settings)
         if found.is_finished:
             return
-        environment = describe_environment(device) | {"jobs": at_a_time}
+        environment = describe_environment(device) | {"jobs": at_a_time, "processes": here.size}
         before = job.folder.environment  # of an unfinished run, which is resumed
         if before:
             environment |= _resumed(before, environment)

@@ -33,6 +33,7 @@ class OnlineLabelSmoothing(TwoTermLoss):
     sums: Tensor
     counts: Tensor
     wide_buffers: ClassVar[tuple[str, ...]] = ("rows", "sums", "counts")
+    summed_buffers: ClassVar[tuple[str, ...]] = ("sums", "counts")
 
     def __init__(
         self, num_classes: int, *, hard_weight: float = 0.5, soft_weight: float = 0.5, **options: Unpack[Options]

@@ -1,7 +1,7 @@
 """Progressive self-distillation: each training example's target is mixed with the prediction it had an epoch ago."""
 
 from collections.abc import Callable
-from typing import Self, Unpack
+from typing import ClassVar, Self, Unpack
 
 import torch
 import torch.distributed as dist
@@ -53,6 +53,7 @@ class ProgressiveSelfDistillationLoss(FiveTermLoss):
     earlier: Tensor
     gathered: Tensor
     epoch: Tensor
+    summed_buffers: ClassVar[tuple[str, ...]] = ("gathered",)
 
     def __init__(
         self, num_classes: int, num_examples: int, num_epochs: int, *, end: float = 0.8, **options: Unpack[Options]

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Never, TypedDict, Unpack
+from typing import ClassVar, Never, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,8 @@ class SoftLabelLoss(WatchesHead, WideBuffers, ABC):
     """
 
     class_weight: Tensor | None
+    summed_buffers: ClassVar[tuple[str, ...]] = ()
+    """Buffers that each of several processes sums up for itself until an epoch ends."""
     _saw_probabilities = False
 
     def __init__(
@@ -170,6 +172,18 @@ class SoftLabelLoss(WatchesHead, WideBuffers, ABC):
             target: (N,) int64 in [0, C), or (N, C) with class weights multiplied in.
             features: as given.
         """
+
+    def num_items(self, target: Tensor) -> Tensor:
+        """What a mean over these targets (N,) or (N, C) divides by, 0-d: for calls on parts of a batch.
+
+        A batch in parts, one after another or on several processes, has the loss of the whole where each part is called
+        with the `num_items` of all of them, and the parts are added up.
+        """
+        items = Items(target, self.class_weight, self.ignore_index, reduction="sum")
+        dtype = torch.float32 if self.class_weight is None else self.class_weight.dtype
+        target, kept = targets_and_factors(items, dtype)
+        weighted = is_distribution(target) and self.class_weight is not None
+        return target.sum() if weighted else kept.sum()
 
     def items(self, target: Tensor, num_items: Tensor | int | None) -> Items:
         """The targets of a call with this criterion's options."""

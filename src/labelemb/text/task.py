@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator
 from copy import deepcopy
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -22,8 +23,9 @@ from labelemb.text.run_files import BestNetwork, check_vocabularies, score_lines
 from labelemb.text.translate import Network, Translator, make_network
 from labelemb.training.criteria import make_module, save_table
 from labelemb.training.device import autocast
+from labelemb.training.processes import ALONE, Processes, processes
 from labelemb.training.seeds import derived_seed
-from labelemb.training.task import StepOutput, TrainedModule
+from labelemb.training.task import Division, StepOutput, TrainedModule
 
 _NUM_EXAMPLES = 20
 
@@ -50,10 +52,13 @@ class TextModule(TrainedModule[Network]):
         target_lengths: Tensor,
         target: Tensor,
         plan: LabelPlan,
+        *,
+        num_items: Tensor | int | None = None,
     ) -> StepOutput:
         """One batch: the fields of TextInputs."""
         features = self.network.features(source, source_lengths, target_in, target_lengths)  # (N, D)
-        terms = FusedLabelEmbeddingLoss(self.criterion, self.network.head).terms(features, target, plan=plan)
+        loss = FusedLabelEmbeddingLoss(self.criterion, self.network.head)
+        terms = loss.terms(features, target, num_items=num_items, plan=plan)
         return StepOutput(terms, len(target), None)
 
 
@@ -89,17 +94,35 @@ class TextTask:
         for indices in self._batch_indices(epoch)[first:]:
             yield self.inputs_of(make_batch(self.corpus.train, indices))
 
+    def divide(self, batch: tuple[Any, ...], num_parts: int) -> Division:
+        """The batch in parts, by pairs: see labelemb.training.task.Division. A GPU is waited for."""
+        whole, nobody = TextInputs(*batch), self.module.criterion.ignore_index
+        num_pairs, ends = len(whole.source), whole.target_lengths.cumsum(0).tolist()
+        parts, sizes = [], []
+        for number in range(num_parts):
+            first, last = number * num_pairs // num_parts, (number + 1) * num_pairs // num_parts
+            rows = slice(first, max(last, first + 1))
+            tokens = slice(ends[rows.start] - int(whole.target_lengths[rows.start]), ends[rows.stop - 1])
+            target = whole.target[tokens] if last > first else torch.full_like(whole.target[tokens], nobody)
+            source_lengths, target_lengths = whole.source_lengths[rows], whole.target_lengths[rows]
+            source = whole.source[rows, : int(source_lengths.max())]
+            target_in = whole.target_in[rows, : int(target_lengths.max())]
+            plan = plan_labels(target, nobody).to(self.device)
+            parts.append(tuple(TextInputs(source, source_lengths, target_in, target_lengths, target, plan)))
+            sizes.append(tokens.stop - tokens.start if last > first else 0)
+        return Division(parts, sizes, len(whole.target))
+
     def evaluate_epoch(self, epoch: int) -> dict[str, float]:
         """Development perplexity and greedy scores, in the last epochs the beam's too; keeps the best network."""
-        network, valid, decode = self.module.network, self.corpus.valid, self.settings.decode
+        network, valid, decode, here = self.module.network, self.corpus.valid, self.settings.decode, processes()
         row = {"valid_perplexity": self._perplexity(valid)}
-        scores, _ = self._score(self._translate(network, valid, beam=1), valid)
+        scores, _ = self._score(self._translate(network, valid, beam=1, shared_by=here), valid)
         row |= {f"valid_{name}": value for name, value in scores.items()}
         if decode.beam > 1 and epoch > self.settings.epochs - decode.beam_epochs:
-            beam_scores, _ = self._score(self._translate(network, valid), valid)
+            beam_scores, _ = self._score(self._translate(network, valid, shared_by=here), valid)
             row |= {f"valid_beam_{name}": value for name, value in beam_scores.items()}
-        # The greedy score chooses: it alone is there for every epoch.
-        self.best.offer(network, epoch, epoch * self.num_batches, scores[self.settings.metric])
+        if here.is_first:  # the greedy score chooses: it alone is there for every epoch
+            self.best.offer(network, epoch, epoch * self.num_batches, scores[self.settings.metric])
         return row
 
     def finish(self) -> None:
@@ -151,7 +174,8 @@ class TextTask:
         network = self.module.network
         loss = FusedLabelEmbeddingLoss(baseline(network.head.out_features), network.head)
         total, count = torch.zeros((), device=self.device), 0
-        for indices in ordered_indices(split):
+        here = processes()
+        for indices in list(ordered_indices(split))[here.rank :: here.size]:
             inputs = self.inputs_of(make_batch(split, indices))
             with autocast(self.device, self.settings.precision):
                 features = network.features(
@@ -159,13 +183,19 @@ class TextTask:
                 )
                 total += loss.terms(features, inputs.target, plan=inputs.plan).hard * len(inputs.target)
             count += len(inputs.target)
-        return math.exp(min(total.item() / count, 700.0))
+        sums = here.gathered((total.item(), count))
+        return math.exp(min(math.fsum(part for part, _ in sums) / sum(part for _, part in sums), 700.0))
 
-    def _translate(self, network: Network, split: Split, *, beam: int | None = None) -> list[str]:
+    def _translate(
+        self, network: Network, split: Split, *, beam: int | None = None, shared_by: Processes = ALONE
+    ) -> list[str]:
+        """What the network makes of the source lines; several processes each translate their share."""
         vocabularies = self.corpus.source_vocabulary, self.corpus.target_vocabulary
         translator = Translator(network, *vocabularies, self.settings.decode)
+        lines = split.source_lines[shared_by.share(len(split.source_lines))]
         with autocast(self.device, self.settings.precision):
-            return [output.text for output in translator.translate(split.source_lines, beam=beam)]
+            mine = [output.text for output in translator.translate(lines, beam=beam)]
+        return list(chain(*shared_by.gathered(mine)))
 
     def _score(self, outputs: list[str], split: Split) -> tuple[dict[str, float], str]:
         return score_lines(self.settings, outputs, split.target_lines)

@@ -14,16 +14,19 @@ from typing import Any
 import torch
 
 from labelemb.errors import InputError, first_line
+from labelemb.training.launch import launched_together, local_rank
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a name: `auto` takes the GPU where there is one.
+    """The device of a name: `auto` takes the GPU where there is one, of several processes each another.
 
     Raises:
         InputError: no such device here.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and launched_together():  # each process has a GPU of its own
+        name = f"cuda:{local_rank()}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -7,12 +7,14 @@ with the same bits as one that was not (on the CPU, with the same number of thre
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib.util import find_spec
 from shutil import which
 from typing import Any
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from labelemb.errors import InputError
 from labelemb.losses.label_embedding import LabelEmbeddingLoss
@@ -28,10 +30,13 @@ from labelemb.training.optimizers import (
     make_optimizers,
     planned_soft_after,
 )
+from labelemb.training.process_state import own_state, restore_own_state
+from labelemb.training.processes import processes, together
 from labelemb.training.stopping import Stopped, StopSignals
 from labelemb.training.stopwatch import Stopwatch
-from labelemb.training.task import StepOutput, Task
+from labelemb.training.task import Division, StepOutput, Task
 
+_STEPS_BETWEEN_TALKS = 8  # of several processes, on checkpoints and stopping: a signal is answered so many steps later
 Progress = Callable[[int, int, str], None]  # (steps done, steps planned, what to say)
 
 
@@ -57,13 +62,15 @@ def train(task: Task, settings: RunSettings, folder: RunFolder, progress: Progre
         first = loop.soft_after // task.num_batches + 1
         say(f"{settings.mode}: soft labels from epoch {first} of {settings.epochs}")
     with StopSignals() as stop:
-        task.begin()
+        if loop.processes.is_first:
+            task.begin()
         loop.restore()
         while loop.epoch < settings.epochs:
             loop.run_epoch(stop)
         loop.save()  # before what may take minutes: a run stopped there goes on with it
         stop.answer_at_once()
-        task.finish()
+        if loop.processes.is_first:
+            task.finish()
 
 
 class Loop:
@@ -72,6 +79,7 @@ class Loop:
     def __init__(self, task: Task, settings: RunSettings, folder: RunFolder, progress: Progress) -> None:
         self.task, self.settings, self.folder, self.progress = task, settings, folder, progress
         self.device = next(task.module.parameters()).device
+        self.processes = processes()
         self.optimizers = make_optimizers(task.module, settings)
         self.learning_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
         self.planned_steps = settings.epochs * task.num_batches
@@ -83,6 +91,10 @@ class Loop:
             torch.backends.cudnn.benchmark = True  # of the whole process: each of the few shapes is tried once
         if settings.compile or (settings.compile is None and self.device.type == "cuda" and _can_compile()):
             _compile(task)
+        self.module: nn.Module = task.module
+        if self.processes.size > 1:
+            self.module = together(task.module)
+        self.criterion.end_step()  # says that steps end here, not with each call
 
     @property
     def step(self) -> int:
@@ -95,19 +107,27 @@ class Loop:
         for batch in self.task.batches(self.epoch, self.batch):
             self.take_step(batch)
             self.batch += 1
-            due = time.monotonic() - self.last_save > checkpoint_pause(self.save_seconds)
-            if due or stop.signal_number is not None:
+            is_due, signal_number = self.asked(stop)
+            if is_due or signal_number:
                 if self.device.type == "cuda":
                     torch.cuda.synchronize(self.device)  # steps still queued are training too
                 self.stopwatch.stop()
                 self.save()
                 self.stopwatch.start()
-            if stop.signal_number is not None:
-                raise Stopped(stop.signal_number)
+            if signal_number:
+                raise Stopped(signal_number)
             self.progress(self.step, self.planned_steps, "")
         row = self.training_row()  # reads from the device, and so waits for it
         self.stopwatch.stop()
         self.close_epoch(row | {"seconds": self.stopwatch.seconds})
+
+    def asked(self, stop: StopSignals) -> tuple[bool, int]:
+        """Whether a checkpoint is due, and the signal to stop by, 0 for none: the same for all processes."""
+        if self.processes.size > 1 and self.step % _STEPS_BETWEEN_TALKS:
+            return False, 0
+        is_due = self.processes.is_first and time.monotonic() - self.last_save > checkpoint_pause(self.save_seconds)
+        any_due, signal_number = self.processes.largest(is_due, stop.signal_number or 0)
+        return bool(any_due), signal_number
 
     def take_step(self, batch: tuple[Any, ...]) -> None:
         """One optimiser update. Nothing here waits for the device."""
@@ -121,15 +141,38 @@ class Loop:
             self.criterion.soft_weight = self.settings.loss["soft_weight"] if self.step >= self.soft_after else 0.0
         for optimizer in self.optimizers:
             optimizer.zero_grad()  # before the forward pass, which then has their memory
-        with autocast(self.device, self.settings.precision):
-            output: StepOutput = self.task.module(*batch)
-        output.terms.total.backward()  # type: ignore[no-untyped-call]
+        num_parts = self.settings.accumulate * self.processes.size
+        if num_parts == 1:
+            output = self._differentiated(batch, None)
+        else:
+            output = self._accumulated(self.task.divide(batch, num_parts))
         if self.settings.optimizer.clip is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.optimizer.clip)
         for optimizer in self.optimizers:
             optimizer.step()
         self.criterion.end_step()
         self.sums.add(output)
+
+    def _differentiated(self, batch: tuple[Any, ...], num_items: Tensor | int | None) -> StepOutput:
+        """Forward and backward."""
+        with autocast(self.device, self.settings.precision):
+            output: StepOutput = self.module(*batch) if num_items is None else self.module(*batch, num_items=num_items)
+        loss = output.terms.total
+        if self.processes.size > 1:  # which average their gradients, where the parts of one mean are to be added up
+            loss = loss * self.processes.size
+        loss.backward()  # type: ignore[no-untyped-call]
+        return output
+
+    def _accumulated(self, division: Division) -> StepOutput:
+        """Forward and backward of this process's parts: gradients and terms add up to those of the whole batch."""
+        mine = range(len(division.parts))[self.processes.share(len(division.parts))]
+        outputs = []
+        for place in mine:
+            is_sent = place == mine[-1] or self.processes.size == 1  # gradients, to the other processes
+            with nullcontext() if is_sent else self.module.no_sync():  # type: ignore[operator]
+                output = self._differentiated(division.parts[place], division.num_items)
+            outputs.append(output if division.sizes[place] else output.without_errors())
+        return StepOutput.sum_of(outputs, sum(division.sizes))
 
     def training_row(self) -> dict[str, Any]:
         """The row of the current epoch as far as training makes it.
@@ -148,11 +191,18 @@ class Loop:
         """Let the criterion move on, evaluate, write the row; the next epoch begins."""
         self.task.module.eval()
         self.criterion.end_epoch()
+        self._send_statistics()
         row |= self.task.evaluate_epoch(self.epoch + 1)
-        self.folder.append_metrics(row)
+        if self.processes.is_first:
+            self.folder.append_metrics(row)
         self.epoch, self.batch, self.stopwatch.seconds = self.epoch + 1, 0, 0.0
         self.sums.clear()
         self.progress(self.step, self.planned_steps, f"loss {row['train_loss']:.3f}")
+
+    def _send_statistics(self) -> None:
+        """Give all processes the first one's buffers of the network: each has seen other items."""
+        for buffer in self.network.buffers() if self.processes.size > 1 else ():
+            dist.broadcast(buffer, 0)
 
     @property
     def network(self) -> nn.Module:
@@ -163,8 +213,17 @@ class Loop:
         return self.task.module.criterion
 
     def save(self) -> None:
-        """Write a checkpoint of this moment."""
+        """Write a checkpoint of this moment; of several processes all must call it, and the first one writes."""
         start = time.monotonic()
+        state = self._state()
+        if self.processes.size > 1:
+            state["processes"] = self.processes.gathered(own_state(self.task.module, self.sums))
+        if self.processes.is_first:
+            save_checkpoint(self.folder.checkpoints, self.step, state)
+        self.last_save = time.monotonic()
+        self.save_seconds = self.last_save - start
+
+    def _state(self) -> dict[str, Any]:
         state: dict[str, Any] = {
             "position": {"epoch": self.epoch, "batch": self.batch, "seconds": self.stopwatch.seconds},
             **self.sums.state(),
@@ -174,9 +233,7 @@ class Loop:
         }
         if self.device.type == "cuda":
             state["random"]["cuda"] = torch.cuda.get_rng_state(self.device)
-        save_checkpoint(self.folder.checkpoints, self.step, state)
-        self.last_save = time.monotonic()
-        self.save_seconds = self.last_save - start
+        return state
 
     def restore(self) -> None:
         """Go back to the newest checkpoint whose rows are there, if it has any, and drop the rows that came after it.
@@ -184,9 +241,10 @@ class Loop:
         Raises:
             InputError: there are checkpoints, and for each one rows of its epochs are lost.
         """
-        state = self._newest_state()
+        state = self.processes.from_first(self._newest_state() if self.processes.is_first else None)
         if state is None:
-            self.folder.write_metrics([])
+            if self.processes.is_first:
+                self.folder.write_metrics([])
             return
         self.task.module.load_state_dict(state["module"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -197,8 +255,10 @@ class Loop:
             torch.cuda.set_rng_state(state["random"]["cuda"], self.device)
         position = state["position"]
         self.epoch, self.batch, self.stopwatch.seconds = position["epoch"], position["batch"], position["seconds"]
-        self.sums.restore(state)
-        self.folder.write_metrics([row for row in self.folder.metrics if row["epoch"] <= self.epoch])
+        of_processes = state.get("processes") or [{"sums": state["sums"], "terms": state.get("terms")}]
+        restore_own_state(self.task.module, self.sums, of_processes, self.processes)
+        if self.processes.is_first:
+            self.folder.write_metrics([row for row in self.folder.metrics if row["epoch"] <= self.epoch])
 
     def _newest_state(self) -> dict[str, Any] | None:
         rows, missing = self.folder.metrics, ""
