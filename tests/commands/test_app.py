@@ -254,7 +254,7 @@ def test_an_error_of_many_lines_is_cut_to_one(capsys: Output, monkeypatch: pytes
 def mistake_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     """A ValueError from deep inside, such as a wrong shape in the loss."""
 
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise ValueError("shapes differ")
 
     monkeypatch.setattr(LabelEmbeddingLoss, "terms", fail)
