@@ -74,14 +74,19 @@ class CountingTable(WideBuffers, OthersTable):
 
     def _settle(self) -> None:
         """Apply what waits before the rows are read; over several processes one alone may read, and must not wait."""
-        if not is_distributed():
+        if not self._counts_together:
             self.end_step()
+
+    @property
+    def _counts_together(self) -> bool:
+        """Whether several processes count together: those of `_group`."""
+        return dist.is_available() and dist.is_initialized() and dist.get_world_size(self._group) > 1
+
+    @property
+    def _group(self) -> "dist.ProcessGroup | None":
+        """The processes that count together; None for all there are."""
+        return None
 
     def extra_repr(self) -> str:
         """What `print` shows of it."""
         return f"num_classes={self.num_classes}, momentum={self.momentum}, frozen={self.frozen}"
-
-
-def is_distributed() -> bool:
-    """Whether several processes count together."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
