@@ -1,0 +1,123 @@
+"""What tests/losses/large/test_sharded.py trains whole in one process, and split over the ranks of several."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from labelemb import DecoupledLabelEmbeddingLoss, LabelEmbeddingLoss, LabelTable, LowRankTable
+from labelemb.losses.fixed import baseline, smoothing, teacher_free
+from labelemb.losses.soft_label import SoftLabelLoss
+
+N, C, D, INPUTS = 29, 13, 6, 5
+WEIGHT = [0.5 + 0.1 * label for label in range(C)]
+
+
+class Case(NamedTuple):
+    """A criterion, and what is special about its calls."""
+
+    criterion: Callable[[], SoftLabelLoss]
+    bias: bool = True
+    chunk_size: int | None = None
+    num_items: int | None = None
+    labels: str = "random"
+
+
+def emb(rank: int | None = 4, **options: Any) -> LabelEmbeddingLoss:
+    return LabelEmbeddingLoss(D, C, rank=rank, **{"cap": 0.3, "cap_weight": 3.0, **options})
+
+
+def decoupled(**options: Any) -> DecoupledLabelEmbeddingLoss:
+    return DecoupledLabelEmbeddingLoss(C, **options)
+
+
+def noisy(table: nn.Module) -> Any:
+    with torch.no_grad():
+        for parameter in table.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    return table
+
+
+CASES = {
+    "baseline": Case(lambda: baseline(C)),
+    "baseline, no bias, num_items, chunks of 3": Case(lambda: baseline(C), bias=False, num_items=50, chunk_size=3),
+    "smoothing, class weights": Case(lambda: smoothing(C, 0.2, class_weight=WEIGHT), chunk_size=7),
+    "tfkd": Case(lambda: teacher_free(C)),
+    "emb": Case(emb),
+    "emb, chunks of 1, class weights": Case(lambda: emb(class_weight=WEIGHT), chunk_size=1),
+    "emb, no bias, num_items, sum of the soft term off": Case(lambda: emb(soft_weight=0.0), bias=False, num_items=11),
+    "emb, labels of the first rank alone": Case(emb, labels="first", chunk_size=5),
+    "emb, labels of the last rank alone": Case(lambda: emb(temperature=1.3), labels="last", chunk_size=5),
+    "emb, all ignored": Case(emb, labels="none"),
+    "emb, sum": Case(lambda: emb(reduction="sum"), chunk_size=8),
+    "emb, dense": Case(lambda: emb(None, temperature=1.5), chunk_size=6),
+    "emb, frozen": Case(lambda: emb(None, table=noisy(LabelTable(C, rank=3)), freeze_table=True), chunk_size=6),
+    "decoupled, low rank": Case(lambda: decoupled(rank=3)),
+    "decoupled, low rank, no bias, class weights": Case(
+        lambda: decoupled(table=noisy(LowRankTable(C, 3)), class_weight=WEIGHT), bias=False, chunk_size=4, num_items=33
+    ),
+    "decoupled, low rank, frozen": Case(
+        lambda: decoupled(table=noisy(LowRankTable(C, 3)), freeze_table=True), chunk_size=4
+    ),
+    "decoupled, low rank, labels of the last rank alone": Case(lambda: decoupled(rank=3), labels="last"),
+    "decoupled, counted": Case(decoupled),
+    "decoupled, counted, chunks of 4, class weights": Case(lambda: decoupled(class_weight=WEIGHT), chunk_size=4),
+    "decoupled, counted, all ignored": Case(decoupled, labels="none"),
+    "decoupled, neighbors": Case(lambda: decoupled(neighbors=2)),
+    "decoupled, neighbors, chunks of 4, class weights": Case(
+        lambda: decoupled(neighbors=1, class_weight=WEIGHT, epsilon=0.0), chunk_size=4, num_items=40
+    ),
+    "decoupled, neighbors, all kept": Case(lambda: decoupled(neighbors=9), labels="first"),
+}
+
+
+class Whole(nn.Module):
+    """The network before the head, the head and the criterion of a case, the same every time."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.body = nn.Linear(INPUTS, D)
+        self.head = nn.Linear(D, C, bias=case.bias)
+        self.criterion = case.criterion()
+        with torch.no_grad():
+            self.head.weight.mul_(3)
+            for parameter in self.criterion.parameters():
+                parameter.add_(0.5 * torch.randn_like(parameter))
+
+
+def batch(case: Case, step: int) -> tuple[Tensor, Tensor]:
+    """Inputs (N, INPUTS) and target (N,), which the network can learn, some ignored."""
+    generator = torch.Generator().manual_seed(100 + step)
+    inputs = torch.randn(N, INPUTS, generator=generator)
+    target = torch.randint(C, (N,), generator=generator)
+    first, last = {"first": (0, 4), "last": (C - 4, C)}.get(case.labels, (0, C))
+    target = first + target % (last - first)
+    inputs = inputs + torch.randn(C, INPUTS, generator=torch.Generator().manual_seed(1))[target]
+    target[generator.initial_seed() % 5 :: 7] = -100
+    return inputs, torch.full_like(target, -100) if case.labels == "none" else target
+
+
+Terms = Callable[[Tensor, Tensor], Any]
+
+
+def trained(module: Whole, case: Case, terms: Terms, num_steps: int = 2) -> dict[str, Any]:
+    """The terms of the first step, its gradients, and the terms after so many steps of Adam and one more, which train it."""
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.05)
+    results: dict[str, Any] = {}
+    for step in range(num_steps + 1):
+        inputs, target = batch(case, step)
+        features = module.body(inputs)
+        features.retain_grad()
+        found = terms(features, target)
+        optimizer.zero_grad()
+        found.total.backward()
+        results["first terms" if step == 0 else "last terms"] = torch.stack([term.detach() for term in found])
+        if step == 0:
+            gradients = {name: parameter.grad for name, parameter in module.named_parameters()}
+            results["gradients"] = {"features": features.grad} | {
+                name: gradient.clone() for name, gradient in gradients.items() if gradient is not None
+            }
+        optimizer.step()
+    return results
