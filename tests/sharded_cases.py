@@ -1,16 +1,20 @@
-"""What tests/losses/large/test_sharded.py trains whole in one process, and split over the ranks of several."""
+"""What tests/losses/large/test_sharded.py trains, whole in one process, and split over the ranks of several."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.nn.parallel import DistributedDataParallel
 
 from labelemb import DecoupledLabelEmbeddingLoss, LabelEmbeddingLoss, LabelTable, LowRankTable
 from labelemb.losses.fixed import baseline, smoothing, teacher_free
+from labelemb.losses.large.sharded import gathered_items, shard, unshard
 from labelemb.losses.soft_label import SoftLabelLoss
 
-N, C, D, INPUTS = 29, 13, 6, 5
+N, C, D, INPUTS = 23, 13, 6, 5
 WEIGHT = [0.5 + 0.1 * label for label in range(C)]
 
 
@@ -45,7 +49,7 @@ CASES = {
     "smoothing, class weights": Case(lambda: smoothing(C, 0.2, class_weight=WEIGHT), chunk_size=7),
     "tfkd": Case(lambda: teacher_free(C)),
     "emb": Case(emb),
-    "emb, chunks of 1, class weights": Case(lambda: emb(class_weight=WEIGHT), chunk_size=1),
+    "emb, chunks of 2, class weights": Case(lambda: emb(class_weight=WEIGHT), chunk_size=2),
     "emb, no bias, num_items, sum of the soft term off": Case(lambda: emb(soft_weight=0.0), bias=False, num_items=11),
     "emb, labels of the first rank alone": Case(emb, labels="first", chunk_size=5),
     "emb, labels of the last rank alone": Case(lambda: emb(temperature=1.3), labels="last", chunk_size=5),
@@ -103,7 +107,7 @@ Terms = Callable[[Tensor, Tensor], Any]
 
 
 def trained(module: Whole, case: Case, terms: Terms, num_steps: int = 2) -> dict[str, Any]:
-    """The terms of the first step, its gradients, and the terms after so many steps of Adam and one more, which train it."""
+    """The terms of the first step, its gradients, and the terms after more steps of Adam, which train the module."""
     optimizer = torch.optim.Adam(module.parameters(), lr=0.05)
     results: dict[str, Any] = {}
     for step in range(num_steps + 1):
@@ -121,3 +125,103 @@ def trained(module: Whole, case: Case, terms: Terms, num_steps: int = 2) -> dict
             }
         optimizer.step()
     return results
+
+
+def trained_whole(case: Case) -> dict[str, Any]:
+    """By the loss over all logits (N, C), with what was learned."""
+    module = Whole(case)
+
+    def terms(features: Tensor, target: Tensor) -> Any:
+        return module.criterion.terms(module.head(features), target, features, num_items=case.num_items)
+
+    return trained(module, case, terms) | {"learned": module.state_dict()}
+
+
+def trained_in_parts(case: Case, group: dist.ProcessGroup) -> dict[str, Any]:
+    """The same on a rank of a group; only the first has what was learned."""
+    module = Whole(case)
+    module.criterion, module.head = shard(module.criterion, module.head, group)
+
+    def terms(features: Tensor, target: Tensor) -> Any:
+        return module.criterion.fused_terms(
+            features, target, module.head, num_items=case.num_items, chunk_size=case.chunk_size
+        )
+
+    results = trained(module, case, terms)
+    if (whole := unshard(module.criterion, module.head)) is not None:
+        module.criterion, module.head = whole
+        results["learned"] = module.state_dict()
+    return results
+
+
+class Step(nn.Module):
+    """Network and loss in one module, for DDP."""
+
+    def __init__(self, module: Whole) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, inputs: Tensor, target: Tensor, num_items: float) -> Tensor:
+        """The loss of the parts."""
+        features = self.module.body(inputs)
+        loss: Tensor = self.module.criterion.fused_terms(
+            features, target, self.module.head, num_items=torch.tensor(num_items)
+        ).total
+        return loss
+
+
+def trained_on_mesh(case: Case, mesh: DeviceMesh, num_steps: int = 3) -> dict[str, Tensor] | None:
+    """What is learned where half of each batch is on either half of the mesh, and the classes split within each."""
+    module = Whole(case)
+    classes, data = mesh.get_group("classes"), mesh.get_group("data")
+    module.criterion, module.head = shard(module.criterion, module.head, classes, replicas=data)
+    step = DistributedDataParallel(Step(module), process_group=data)
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.05)
+    for number in range(num_steps):
+        inputs, target = batch(case, number)
+        num_items = float((target != -100).sum()) / 2  # DDP averages what should be summed
+        mine = slice(0, 12) if dist.get_rank(data) == 0 else slice(12, None)
+        optimizer.zero_grad()
+        step(inputs[mine], target[mine], num_items).backward()
+        optimizer.step()
+    module.criterion.end_step()
+    whole = unshard(module.criterion, module.head)
+    if whole is None:
+        return None
+    module.criterion, module.head = whole
+    return module.state_dict()
+
+
+def gradients_of_gathered_items(case: Case, group: dist.ProcessGroup) -> list[Tensor]:
+    """The loss and the gradients of network and head's part, where each rank has some of the batch's items."""
+    module = Whole(case)
+    module.criterion, module.head = shard(module.criterion, module.head, group)
+    inputs, target = (part.tensor_split([20])[dist.get_rank(group)] for part in batch(case, 0))
+    features, target = gathered_items(module.body(inputs), target, group)
+    loss = module.criterion.fused(features, target, module.head)
+    torch.autograd.backward(loss)
+    for parameter in module.body.parameters():
+        assert parameter.grad is not None
+        dist.all_reduce(parameter.grad, group=group)
+    gradients = [*(parameter.grad for parameter in module.body.parameters()), module.head.weight.grad]
+    return [loss.detach(), *(gradient for gradient in gradients if gradient is not None)]
+
+
+def parts_of_nothing(group: dist.ProcessGroup) -> list[Tensor]:
+    """Initial values of head, auxiliary head, codes and decoder that were never whole."""
+    with torch.device("meta"):
+        whole = LabelEmbeddingLoss(40, 101, rank=30), nn.Linear(40, 101)
+    criterion, head = shard(*whole, group, device="cpu")
+    assert criterion.fused(torch.randn(3, 40).fill_(1), torch.tensor([0, 50, 100]), head).isfinite()
+    return [parameter.detach() for parameter in (*head.parameters(), *criterion.parameters())]
+
+
+def refusal_of_other_items(group: dist.ProcessGroup) -> str:
+    """What is said where the ranks have items of their own."""
+    module = Whole(CASES["baseline"])
+    criterion, head = shard(module.criterion, module.head, group)
+    try:
+        criterion.fused(torch.ones(3, D), torch.tensor([0, 1, dist.get_rank(group)]), head)
+    except ValueError as error:
+        return str(error)
+    return "nothing"

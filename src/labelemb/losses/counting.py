@@ -3,7 +3,7 @@
 import math
 import sys
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
 
 import torch
@@ -28,6 +28,7 @@ class CountingTable(WideBuffers, OthersTable):
     """
 
     counts: Tensor
+    _waiting: Sized  # hits of the step that is under way
 
     def __init__(
         self, num_classes: int, *, momentum: float, label_names: Sequence[str] | None = None, frozen: bool = False
@@ -38,6 +39,11 @@ class CountingTable(WideBuffers, OthersTable):
         self.momentum = momentum
         self.frozen = frozen
         self.register_buffer("counts", torch.zeros(num_classes))
+
+    @property
+    def waits(self) -> bool:
+        """Whether there are hits that no step has applied yet."""
+        return len(self._waiting) > 0
 
     @property
     def gathers(self) -> bool:

@@ -1,31 +1,47 @@
 """A criterion and its head split over ranks by class against the same whole, in one process."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.sharded_cases import CASES, Case, Whole, trained
+import torch.distributed as dist
+from tests.sharded_cases import CASES, C, Whole, batch, trained_whole
 from tests.two_ranks import outputs_of_ranks
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+from torch.utils._python_dispatch import TorchDispatchMode
 
-WORKER = """
+from labelemb import DecoupledLabelEmbeddingLoss, LabelEmbeddingLoss, LabelTable
+from labelemb.losses.fixed import baseline
 from labelemb.losses.large.sharded import shard, unshard
-from tests.sharded_cases import CASES, Whole, trained
+from labelemb.losses.maxsup import MaxSupLoss
+from labelemb.losses.soft_label import SoftLabelLoss
+
+ON_MESH = ["emb", "decoupled, low rank", "decoupled, counted", "decoupled, neighbors"]
+WORKER = """
+import os
+from torch.distributed.device_mesh import init_device_mesh
+from tests.sharded_cases import *
 torch.set_default_dtype(torch.float64)
-results = {{}}
+three, two = dist.new_group([1, 2, 3]), dist.new_group([2, 3])
+results = {{"3 ranks": {{}}, "2 ranks": {{}}, "mesh": {{}}}}
 for name, case in CASES.items():
-    module = Whole(case)
-    module.criterion, module.head = shard(module.criterion, module.head)
-    def terms(features, target):
-        call = dict(num_items=case.num_items, chunk_size=case.chunk_size)
-        return module.criterion.fused_terms(features, target, module.head, **call)
-    results[name] = trained(module, case, terms)
-    whole = unshard(module.criterion, module.head)
-    if whole is not None:
-        module.criterion, module.head = whole
-        results[name]["learned"] = module.state_dict()
+    for ranks, group in (("3 ranks", three), ("2 ranks", two)):
+        if dist.get_rank(group) >= 0:
+            results[ranks][name] = trained_in_parts(case, group)
+if rank >= 2:
+    results["gathered"] = gradients_of_gathered_items(CASES["emb"], two)
+    results["new"] = parts_of_nothing(two)
+    results["refusal"] = refusal_of_other_items(two)
+mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "classes"))
+for name in {on_mesh!r}:
+    results["mesh"][name] = trained_on_mesh(CASES[name], mesh)
 torch.save(results, {results!r} + str(rank))
+dist.barrier()
+os._exit(0)  # to take four groups down takes as long again
 """
 
 
@@ -37,22 +53,12 @@ def _float64() -> Iterator[None]:
     torch.set_default_dtype(default)
 
 
-@pytest.fixture(scope="module", params=[2, 3])
-def parts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """The results of each rank, by case."""
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Of four ranks: of which two, three and, as a mesh, all have split the classes."""
     folder = tmp_path_factory.mktemp("ranks")
-    outputs_of_ranks(request.param, WORKER.format(results=str(folder / "results-")), folder)
-    return [torch.load(folder / f"results-{rank}") for rank in range(request.param)]
-
-
-def of_one_process(case: Case) -> dict[str, Any]:
-    """What the loss over all logits (N, C) gives."""
-    module = Whole(case)
-
-    def terms(features: Tensor, target: Tensor) -> Any:
-        return module.criterion.terms(module.head(features), target, features, num_items=case.num_items)
-
-    return trained(module, case, terms) | {"learned": module.state_dict()}
+    outputs_of_ranks(4, WORKER.format(results=str(folder / "results-"), on_mesh=ON_MESH), folder)
+    return [torch.load(folder / f"results-{rank}") for rank in range(4)]
 
 
 def whole_gradient(name: str, parts: list[dict[str, Any]]) -> Tensor:
@@ -64,19 +70,214 @@ def whole_gradient(name: str, parts: list[dict[str, Any]]) -> Tensor:
     return torch.cat(gradients, dim=1 if name == "criterion.table.weight" else 0)
 
 
+@pytest.mark.parametrize("ranks", ["2 ranks", "3 ranks"])
 @pytest.mark.parametrize("name", CASES)
-def test_it_is_the_loss_over_all_logits_in_one_process(parts: list[dict[str, Any]], name: str) -> None:
+def test_it_is_the_loss_over_all_logits_in_one_process(results: list[dict[str, Any]], name: str, ranks: str) -> None:
     """Terms, all gradients, and weights and counts after three steps."""
-    expected, found = of_one_process(CASES[name]), [part[name] for part in parts]
-    soft_is_skipped = "soft term off" in name
+    expected, parts = trained_whole(CASES[name]), [result[ranks][name] for result in results if result[ranks]]
+    assert len(parts) == int(ranks[0])
     for which in ("first terms", "last terms"):
         want = expected[which].clone()
-        if soft_is_skipped:
+        if "soft term off" in name:  # a term without weight costs nothing
             want[1] = 0
-        for part in found:
+        for part in parts:
             torch.testing.assert_close(part[which], want, rtol=0, atol=1e-10)
+    assert parts[0]["gradients"].keys() == expected["gradients"].keys()
     for parameter, gradient in expected["gradients"].items():
-        torch.testing.assert_close(whole_gradient(parameter, found), gradient, rtol=0, atol=1e-10, msg=parameter)
-    assert found[0]["learned"].keys() == expected["learned"].keys()
+        torch.testing.assert_close(whole_gradient(parameter, parts), gradient, rtol=0, atol=1e-10, msg=parameter)
+    assert parts[0]["learned"].keys() == expected["learned"].keys()
     for key, value in expected["learned"].items():
-        torch.testing.assert_close(found[0]["learned"][key], value, rtol=0, atol=1e-10, msg=key)
+        torch.testing.assert_close(parts[0]["learned"][key], value, rtol=0, atol=1e-10, msg=key)
+
+
+@pytest.mark.parametrize("name", ON_MESH)
+def test_classes_and_batch_may_both_be_split(results: list[dict[str, Any]], name: str) -> None:
+    """After three steps, each of both halves of a batch; counts are those of both."""
+    learned = results[0]["mesh"][name]
+    for key, value in trained_whole(CASES[name])["learned"].items():
+        torch.testing.assert_close(learned[key], value, rtol=0, atol=1e-10, msg=key)
+
+
+def test_each_rank_may_have_a_batch_of_its_own(results: list[dict[str, Any]]) -> None:
+    case = CASES["emb"]
+    module = Whole(case)
+    inputs, target = batch(case, 0)
+    features = module.body(inputs)
+    loss = module.criterion(module.head(features), target, features)
+    loss.backward()
+    parts = results[2]["gathered"], results[3]["gathered"]
+    for found, weight, bias, _ in parts:
+        torch.testing.assert_close(found, loss.detach(), rtol=0, atol=1e-10)
+        torch.testing.assert_close(weight, module.body.weight.grad, rtol=0, atol=1e-10)
+        torch.testing.assert_close(bias, module.body.bias.grad, rtol=0, atol=1e-10)
+    torch.testing.assert_close(torch.cat([part[3] for part in parts]), module.head.weight.grad, rtol=0, atol=1e-10)
+
+
+def test_what_is_on_the_meta_device_begins_as_ever_and_differs_between_ranks(results: list[dict[str, Any]]) -> None:
+    head, _, codes, decoder, *_ = one = results[2]["new"]
+    assert [len(part) for part in one] == [51] * 7  # of 101
+    for values, deviation in ((head, (3 * 40) ** -0.5), (codes, 1.0), (decoder, (3 * 30) ** -0.5)):
+        assert abs(values.std() - deviation) < 0.1 * deviation
+    for part, other in zip(one, results[3]["new"], strict=True):
+        assert len(other) == 50
+        assert not torch.equal(part[:50], other)
+
+
+def test_ranks_that_hold_other_items_are_refused(results: list[dict[str, Any]]) -> None:
+    assert all("must hold the same items" in result["refusal"] for result in results[2:])
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[None]:
+    """A process group of this process."""
+    hook = sys.excepthook
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+    sys.excepthook = hook  # torch's own stays in its place otherwise
+
+
+class LargestResult(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """How many numbers the largest tensor has that an operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self.numel = max(self.numel, result.numel())
+        return result
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: LabelEmbeddingLoss(4, 500, rank=2),
+        lambda: DecoupledLabelEmbeddingLoss(500, rank=2),
+        lambda: DecoupledLabelEmbeddingLoss(500, neighbors=2),
+    ],
+)
+@pytest.mark.usefixtures("alone")
+def test_no_tensor_is_larger_than_that_of_a_chunk(make: Callable[[], SoftLabelLoss]) -> None:
+    own, head = shard(make(), nn.Linear(4, 500))
+    features, target = torch.randn(300, 4, requires_grad=True), torch.randint(500, (300,))
+    with LargestResult() as largest:
+        torch.autograd.backward(own.fused(features, target, head, chunk_size=8))
+    assert 8 * 500 <= largest.numel <= 2 * 8 * 500
+
+
+FORMULAS = {
+    "baseline": lambda n, u, h: 4 * n,
+    "emb": lambda n, u, h: 8 * n + 4 * u + 3 * u * 4,
+    "emb, dense": lambda n, u, h: 8 * n + 4 * u,
+    "decoupled, counted": lambda n, u, h: 4 * n,
+    "decoupled, low rank": lambda n, u, h: 4 * n + 2 * u + 3 * u * 3,
+    "decoupled, neighbors": lambda n, u, h: 4 * n + 2 * n * 2 + 6 * h * 2 + 24 * h,
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.usefixtures("alone")
+def test_what_is_communicated_is_what_the_docstring_says(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_default_dtype(torch.float32)
+    module = Whole(CASES[name])
+    criterion, head = shard(module.criterion, module.head)
+    target = torch.arange(C).repeat(3)
+    directions = nn.functional.normalize(module.head.weight.detach())
+    features = directions[target].requires_grad_()  # hits, all of them
+    with torch.no_grad():
+        for linear in (head, getattr(criterion, "aux_head", head)):
+            linear.weight.copy_(directions)
+            linear.bias.zero_()
+    criterion.fused(features, target, head)  # the first call looks whether the ranks agree
+    num_bytes = 0
+    all_reduce, all_gather = dist.all_reduce, dist.all_gather
+
+    def reduced(tensor: Tensor, *arguments: Any, **options: Any) -> None:
+        nonlocal num_bytes
+        num_bytes += tensor.nbytes
+        all_reduce(tensor, *arguments, **options)
+
+    def gathered(tensors: list[Tensor], tensor: Tensor, *arguments: Any) -> None:
+        nonlocal num_bytes
+        num_bytes += tensor.nbytes
+        all_gather(tensors, tensor, *arguments)
+
+    monkeypatch.setattr(dist, "all_reduce", reduced)
+    monkeypatch.setattr(dist, "all_gather", gathered)
+    criterion.fused(features, target, head)
+    one_number = 4  # the match term
+    assert num_bytes == 4 * (features.numel() + FORMULAS[name](len(target), C, len(target))) + one_number
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_saved_table_is_split_and_gathered_again(tmp_path: Path) -> None:
+    table = LabelTable(C, rank=3, label_names=[f"label {label}" for label in range(C)])
+    table.save(tmp_path / "table")
+    loaded = LabelTable.load(tmp_path / "table")
+    criterion, head = shard(LabelEmbeddingLoss(4, C, table=loaded), nn.Linear(4, C))
+    whole = unshard(criterion, head)
+    assert whole is not None
+    whole[0].table.save(tmp_path / "again")
+    again = LabelTable.load(tmp_path / "again")
+    assert all(torch.equal(value, table.state_dict()[name]) for name, value in again.state_dict().items())
+    assert again.nearest(["label 3"], k=2) == table.nearest(["label 3"], k=2)
+    features = torch.randn(5, 4)
+    whole[0](whole[1](features), torch.arange(5), features)  # whole again in every way
+
+
+@pytest.mark.usefixtures("alone")
+def test_settings_of_the_part_are_those_that_count() -> None:
+    whole, head = LabelEmbeddingLoss(4, C, rank=2, soft_weight=0.0), nn.Linear(4, C)
+    criterion, own_head = shard(whole, head)
+    features, target = torch.randn(5, 4), torch.arange(5)
+    criterion.soft_weight = whole.soft_weight = 1.0
+    found, expected = criterion.fused(features, target, own_head), whole(head(features), target, features)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.usefixtures("alone")
+def test_what_a_part_cannot_do_is_refused_in_one_line() -> None:
+    features, target = torch.randn(5, 4), torch.arange(5)
+    whole, whole_head = LabelEmbeddingLoss(4, C, rank=2), nn.Linear(4, C)
+    criterion, head = shard(whole, whole_head)
+    with pytest.raises(ValueError, match="has its fused form alone"):
+        criterion(head(features), target, features)
+    for call in (
+        lambda: criterion.table.nearest([0]),
+        lambda: criterion.table.soft_labels(),
+        lambda: criterion.table.row_logits(),
+        lambda: criterion.table.save("nowhere"),
+        lambda: criterion.table.copy(),
+    ):
+        with pytest.raises(ValueError, match="unshard"):
+            call()
+    with pytest.raises(ValueError, match=r"head must have the 13 classes of this rank, 0 to 12, got 14 rows"):
+        criterion.fused(features, target, nn.Linear(4, C + 1))
+    with pytest.raises(ValueError, match="target must lie in 0 to 12"):
+        criterion.fused(features, target + C, head)
+    own, head = shard(baseline(C), whole_head)
+    with pytest.raises(ValueError, match=r"not \(indices, values\)"):
+        own.fused(features, (target[:, None], torch.ones(5, 1)), head)
+
+
+@pytest.mark.usefixtures("alone")
+def test_what_cannot_be_split_is_refused_in_one_line() -> None:
+    whole, head = LabelEmbeddingLoss(4, C, rank=2), nn.Linear(4, C)
+    with pytest.raises(ValueError, match="got MaxSupLoss"):
+        shard(MaxSupLoss(C), head)
+    with pytest.raises(ValueError, match="is split over ranks already"):
+        shard(*shard(whole, head))
+    with pytest.raises(ValueError, match="this criterion is whole"):
+        unshard(whole, head)
+    with pytest.raises(ValueError, match="parametrization"):
+        shard(whole, weight_norm(nn.Linear(4, C)))
+    with pytest.raises(ValueError, match="13 outputs, one a label, got 14"):
+        shard(whole, nn.Linear(4, C + 1))
+    with torch.device("meta"):
+        dense, sparse = LabelEmbeddingLoss(4, C), DecoupledLabelEmbeddingLoss(C, neighbors=2)
+    for criterion in (dense, sparse):
+        with pytest.raises(ValueError, match="may be on the meta device"):
+            shard(criterion, head)

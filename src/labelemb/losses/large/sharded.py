@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from labelemb.losses.arguments import check_plain_linear
+from labelemb.losses.counting import CountingTable
 from labelemb.losses.decoupled import DecoupledLabelEmbeddingLoss
 from labelemb.losses.fixed import FixedSoftLabelLoss
 from labelemb.losses.forgotten import ForgottenParameters
@@ -34,7 +35,6 @@ from labelemb.losses.label_embedding import LabelEmbeddingLoss
 from labelemb.losses.large.class_shard import ClassShard
 from labelemb.losses.large.table_shards import AXES, SHARDS, TableShard
 from labelemb.losses.low_rank_table import LowRankTable
-from labelemb.losses.others_table import OthersTable
 from labelemb.losses.soft_label import SoftLabelLoss
 from labelemb.losses.soft_rows import SoftRows
 
@@ -202,7 +202,7 @@ def _copied(
     memo: dict[int, Any] = {id(criterion.classes): criterion.classes}
     if table is not None:
         axes |= {f"table.{name}": axis for name, axis in AXES[_kind(table)].items()}
-    if isinstance(table, OthersTable):
+    if isinstance(table, CountingTable) and table.waits:
         table.end_step()  # what waits has the shape of the old one's rows
     if isinstance(table, TableShard):
         memo[id(table.replicas)] = table.replicas  # a group is no thing to copy
