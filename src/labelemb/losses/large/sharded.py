@@ -6,15 +6,15 @@ maxima, log-sum-exps, the labels' own logits and the scores that soft labels exp
 makes an (N, L) tensor of its L classes, and the gradients that reach its rows are whole. So is the gradient of the
 features, summed over the group; the network before them, the same on all ranks, needs nothing more.
 
-Bytes that a rank hands to all-reduces in a step, for N items of U labels, D features, a rank of R, in the type of the
-sums (4 bytes) and for all blocks together, where only features want gradients and rows are trained if there are any:
+Bytes that a rank hands to all-reduces in a step, at most, for N items of U labels, D features, in float32:
 
     cross entropy, smoothing       4*(N*D + 4*N)
-    label embedding, dense table   4*(N*D + 8*N + 4*U)            rank R: 4*(N*D + 8*N + 4*U + 3*U*R)
-    decoupled, dense rows          4*(N*D + 4*N)                  rank R: 4*(N*D + 4*N + 2*U + 3*U*R)
-    decoupled, K neighbours        4*(N*D + 4*N) + 8*N*K + 24*H*K + 96*H*ranks, of which the last are gathered
+    label embedding, dense table   4*(N*D + 8*N + 4*U)        of rank R  4*(N*D + 8*N + 4*U + 3*U*R)
+    decoupled, all rows            4*(N*D + 4*N)              of rank R  4*(N*D + 4*N + 2*U + 3*U*R)
+    decoupled, K neighbours        4*(N*D + 4*N + 2*N*K + 6*H*K), and to gathers 96*H, H the items that are right
 
-H are the correctly classified items. None depends on C.
+and 4 more for the match term. None depends on C. N*D is the gradient of the features, at the end of a step; the others
+are, for a chunk, those of its items and labels.
 """
 
 import copy
