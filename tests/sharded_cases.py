@@ -11,6 +11,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from labelemb import DecoupledLabelEmbeddingLoss, LabelEmbeddingLoss, LabelTable, LowRankTable
 from labelemb.losses.fixed import baseline, smoothing, teacher_free
+from labelemb.losses.large.fused_call import default_chunk_size
+from labelemb.losses.large.fused_pass import Inputs
 from labelemb.losses.large.sharded import gathered_items, shard, unshard
 from labelemb.losses.soft_label import SoftLabelLoss
 
@@ -214,6 +216,13 @@ def parts_of_nothing(group: dist.ProcessGroup) -> list[Tensor]:
     criterion, head = shard(*whole, group, device="cpu")
     assert criterion.fused(torch.randn(3, 40).fill_(1), torch.tensor([0, 50, 100]), head).isfinite()
     return [parameter.detach() for parameter in (*head.parameters(), *criterion.parameters())]
+
+
+def chunk_size_of_a_part(group: dist.ProcessGroup) -> int:
+    """How many items a chunk has where nobody says it."""
+    head = nn.Linear(D, C)
+    criterion, head = shard(emb(), head, group)
+    return default_chunk_size(Inputs(torch.ones(2, D), head.weight, head.bias), 16, criterion.classes)
 
 
 def refusal_of_other_items(group: dist.ProcessGroup) -> str:

@@ -35,6 +35,7 @@ for name, case in CASES.items():
 if rank >= 2:
     results["gathered"] = gradients_of_gathered_items(CASES["emb"], two)
     results["new"] = parts_of_nothing(two)
+    results["chunk size"] = chunk_size_of_a_part(two)
     results["refusal"] = refusal_of_other_items(two)
 mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "classes"))
 for name in {on_mesh!r}:
@@ -121,6 +122,11 @@ def test_what_is_on_the_meta_device_begins_as_ever_and_differs_between_ranks(res
     for part, other in zip(one, results[3]["new"], strict=True):
         assert len(other) == 50
         assert not torch.equal(part[:50], other)
+
+
+def test_all_ranks_take_chunks_of_the_same_size(results: list[dict[str, Any]]) -> None:
+    """The ranks have seven and six classes; of chunks of their own they would ask different questions."""
+    assert results[2]["chunk size"] == results[3]["chunk size"]
 
 
 def test_ranks_that_hold_other_items_are_refused(results: list[dict[str, Any]]) -> None:
@@ -210,6 +216,28 @@ def test_what_is_communicated_is_what_the_docstring_says(name: str, monkeypatch:
     criterion.fused(features, target, head)
     one_number = 4  # the match term
     assert num_bytes == 4 * (features.numel() + FORMULAS[name](len(target), C, len(target))) + one_number
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.usefixtures("alone")
+def test_half_precision_is_as_exact_as_whole(name: str, autocast: bool) -> None:
+    torch.set_default_dtype(torch.float32)
+    module, whole = Whole(CASES[name]), Whole(CASES[name])
+    features = torch.randn(40, 6)
+    if not autocast:
+        module, whole, features = module.bfloat16(), whole.bfloat16(), features.bfloat16()
+    module.criterion, module.head = shard(module.criterion, module.head)
+    gradients = []
+    for each in (module, whole):
+        given = features.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            loss = each.criterion.fused(given, torch.arange(40) % C, each.head)
+        leaves = [given, *each.head.parameters(), *each.criterion.parameters()]
+        gradients.append([loss.detach(), *torch.autograd.grad(loss, leaves)])
+    for one, other in zip(*gradients, strict=True):
+        assert one.dtype == other.dtype
+        torch.testing.assert_close(one, other, rtol=0, atol=2**-8 * float(other.abs().max()))
 
 
 @pytest.mark.usefixtures("alone")

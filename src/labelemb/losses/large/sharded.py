@@ -88,7 +88,8 @@ def shard(
         kept = tensor.detach() if axis is None else tensor.detach().narrow(axis, classes.first, classes.size)
         if kept.is_meta:
             return torch.empty(kept.shape, dtype=kept.dtype, device=device)
-        return kept.to(device).clone(memory_format=torch.contiguous_format)
+        place = kept.device if device is None else device
+        return kept.to(place, copy=True, memory_format=torch.contiguous_format)
 
     are_new = [_is_meta(module) for module in _modules(criterion, head)]
     own, own_head = _copied(criterion, head, part)
@@ -113,7 +114,8 @@ def unshard(criterion: Criterion, head: nn.Linear) -> tuple[Criterion, nn.Linear
         raise ValueError("this criterion is whole: give those that `shard` returned")
 
     def whole(tensor: Tensor, axis: int | None) -> Tensor:
-        return tensor.detach().cpu() if axis is None else _gathered(tensor.detach(), axis, classes)
+        part = tensor.detach()
+        return part.to("cpu", copy=True) if axis is None else _gathered(part, axis, classes)
 
     own, own_head = _copied(criterion, head, whole)
     if classes.rank:
