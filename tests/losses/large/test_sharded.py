@@ -121,7 +121,7 @@ def test_what_is_on_the_meta_device_begins_as_ever_and_differs_between_ranks(res
         assert abs(values.std() - deviation) < 0.1 * deviation
     for part, other in zip(one, results[3]["new"], strict=True):
         assert len(other) == 50
-        assert not torch.equal(part[:50], other)
+        assert (part[:50] == other).double().mean() < 0.01  # of one seed all but a few were the same
 
 
 def test_all_ranks_take_chunks_of_the_same_size(results: list[dict[str, Any]]) -> None:
