@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from labelemb.losses.counting import CountingTable, is_distributed
+from labelemb.losses.counting import CountingTable
 from labelemb.losses.hits import Hits, HitSums
 from labelemb.losses.soft_rows import MAX_DENSE_CLASSES, filled, read_rows
 
@@ -82,7 +82,7 @@ class CountedTable(CountingTable):
     def end_step(self) -> None:
         """Apply what was gathered, over all processes, as one step."""
         waiting, self._waiting = self._waiting, []
-        summed = is_distributed()
+        summed = self._counts_together
         if self.frozen or not (waiting or summed):
             return
         by_index = [hits for hits in waiting if isinstance(hits, Hits)]
@@ -111,8 +111,8 @@ class CountedTable(CountingTable):
                 sums.index_add_(0, hits.labels, hits.others.to(sums.dtype) * weights[:, None])
                 counts.index_add_(0, hits.labels, weights)
         if summed:
-            dist.all_reduce(sums)
-            dist.all_reduce(counts)
+            dist.all_reduce(sums, group=self._group)
+            dist.all_reduce(counts, group=self._group)
         rates = self._rates(counts)[:, None]
         means = sums / counts.clamp_min(torch.finfo(counts.dtype).tiny)[:, None]
         self.shares.add_(rates * torch.where(counts[:, None] > 0, means - self.shares, 0))

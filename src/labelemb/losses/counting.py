@@ -3,7 +3,7 @@
 import math
 import sys
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
 
 import torch
@@ -28,6 +28,7 @@ class CountingTable(WideBuffers, OthersTable):
     """
 
     counts: Tensor
+    _waiting: Sized  # hits of the step that is under way
 
     def __init__(
         self, num_classes: int, *, momentum: float, label_names: Sequence[str] | None = None, frozen: bool = False
@@ -38,6 +39,11 @@ class CountingTable(WideBuffers, OthersTable):
         self.momentum = momentum
         self.frozen = frozen
         self.register_buffer("counts", torch.zeros(num_classes))
+
+    @property
+    def waits(self) -> bool:
+        """Whether there are hits that no step has applied yet."""
+        return len(self._waiting) > 0
 
     @property
     def gathers(self) -> bool:
@@ -74,14 +80,19 @@ class CountingTable(WideBuffers, OthersTable):
 
     def _settle(self) -> None:
         """Apply what waits before the rows are read; over several processes one alone may read, and must not wait."""
-        if not is_distributed():
+        if not self._counts_together:
             self.end_step()
+
+    @property
+    def _counts_together(self) -> bool:
+        """Whether several processes count together: those of `_group`."""
+        return dist.is_available() and dist.is_initialized() and dist.get_world_size(self._group) > 1
+
+    @property
+    def _group(self) -> "dist.ProcessGroup | None":
+        """The processes that count together; None for all there are."""
+        return None
 
     def extra_repr(self) -> str:
         """What `print` shows of it."""
         return f"num_classes={self.num_classes}, momentum={self.momentum}, frozen={self.frozen}"
-
-
-def is_distributed() -> bool:
-    """Whether several processes count together."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

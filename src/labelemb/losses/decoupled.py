@@ -192,6 +192,7 @@ class DecoupledLabelEmbeddingLoss(SoftLabelLoss):
             counts=self._begins_counting(),
             plan=plan,
             chunk_size=chunk_size,
+            classes=self.classes,
         )
 
     def end_step(self) -> None:

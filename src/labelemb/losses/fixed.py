@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from labelemb.losses.arguments import check_plain_linear
 from labelemb.losses.items import SparseTarget, is_distribution
+from labelemb.losses.large.class_shard import ClassShard
 from labelemb.losses.large.fused import fused_terms
 from labelemb.losses.large.fused_pass import FixedSoftLabel, Inputs
 from labelemb.losses.large.label_plan import LabelPlan
@@ -77,7 +78,12 @@ class FixedSoftLabelLoss(TwoTermLoss):
         inputs = Inputs(features, head.weight, head.bias)
         weights = Weights(self.hard_weight, self.soft_weight, temperature=1.0, cap=1.0, cap_weight=0.0)
         if isinstance(target, Tensor):
-            return fused_terms(inputs, self.items(target, num_items), weights, fixed, plan, chunk_size)
+            items = self.items(target, num_items)
+            return fused_terms(inputs, items, weights, fixed, plan, chunk_size, self.classes)
+        if isinstance(self.classes, ClassShard):
+            raise ValueError(
+                "where classes are split over ranks, targets are class indices (N,), not (indices, values)"
+            )
         if plan is not None:
             raise ValueError("a plan is made of class indices; leave it out for (indices, values)")
         return fused_sparse_terms(inputs, target, self.items(target[1], num_items), weights, fixed, chunk_size)

@@ -205,7 +205,8 @@ class LabelEmbeddingLoss(FiveTermLoss):
         aux = (None, None) if self.aux_head is None else (self.aux_head.weight, self.aux_head.bias)
         table = (self.table.weight,) if self.table.rank is None else (None, *self.table.low_rank)
         inputs = Inputs(features, head.weight, head.bias, *aux, *table)
-        return fused_terms(inputs, self.items(target, num_items), self.weights, None, plan, chunk_size)
+        items = self.items(target, num_items)
+        return fused_terms(inputs, items, self.weights, None, plan, chunk_size, self.classes)
 
     def _reduced(
         self, logits: Tensor, target: Tensor, features: Tensor | None, item_factors: Tensor

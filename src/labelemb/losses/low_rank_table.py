@@ -42,9 +42,17 @@ class LowRankTable(OthersTable):
         if rank < 1:
             raise ValueError(f"rank must be at least 1, got {rank}")
         self.rank = rank
-        self.codes = nn.Parameter(torch.empty(num_classes, rank).normal_(std=rank**-0.5))
-        self.decoder_weight = nn.Parameter(torch.zeros(num_classes, rank))
-        self.decoder_bias = nn.Parameter(torch.zeros(num_classes))
+        self.codes = nn.Parameter(torch.empty(num_classes, rank))
+        self.decoder_weight = nn.Parameter(torch.empty(num_classes, rank))
+        self.decoder_bias = nn.Parameter(torch.empty(num_classes))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Give the parameters their initial values."""
+        self.codes.normal_(std=self.rank**-0.5)
+        self.decoder_weight.zero_()
+        self.decoder_bias.zero_()
 
     @property
     def is_trained(self) -> bool:

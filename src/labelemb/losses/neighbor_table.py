@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from labelemb.losses.arguments import is_traced
-from labelemb.losses.counting import CountingTable, is_distributed
+from labelemb.losses.counting import CountingTable
 from labelemb.losses.hits import Hits, HitSums
 from labelemb.losses.items import is_distribution
 from labelemb.losses.newcomers import Found, gathered, newcomers
@@ -109,13 +109,16 @@ class NeighborTable(CountingTable):
 
     def sparse_rows_of(self, labels: Tensor) -> SparseRows:
         """The rows of labels (N,) int64 without the many numbers of their rest."""
-        indices, shares = self.neighbors[labels].long(), self.neighbor_shares[labels]  # (N, K)
+        return self._sparse_rows(labels, self.neighbors[labels].long(), self.neighbor_shares[labels])
+
+    def _sparse_rows(self, labels: Tensor, indices: Tensor, shares: Tensor) -> SparseRows:
+        """The rows of labels (N,) from their neighbours and these' shares, both (N, K)."""
         num_others = self.num_classes - 1 - self.num_neighbors
         rest = (1 - shares.sum(dim=1, keepdim=True)).clamp_min_(0) / max(num_others, 1) * (num_others > 0)  # (N, 1)
         return SparseRows(torch.cat([indices, labels[:, None]], dim=1), torch.cat([shares - rest, -rest], dim=1), rest)
 
     def found(self, hits: Hits) -> Found:
-        """What a step needs of hits, a few numbers each: p~ of the labels that their rows keep, and the largest."""
+        """What a step needs of hits (N, C), a few numbers each: p~ of labels that their rows keep, and the largest."""
         shares = hits.others.gather(1, self._kept(hits.labels))
         values, indices = hits.others.topk(self.num_found, dim=1)
         dtype = self.counts.dtype
@@ -151,20 +154,23 @@ class NeighborTable(CountingTable):
     def end_step(self) -> None:
         """Apply what was gathered, over all processes, as one step."""
         waiting, self._waiting = self._waiting, []
-        if self.frozen or not (waiting or is_distributed()):
+        if self.frozen or not (waiting or self._counts_together):
             return
-        device = self.counts.device
         found = Found(*(torch.cat(parts) for parts in zip(*waiting, self.no_hits(0), strict=True)))
-        found = gathered(found) if is_distributed() else found
-        if device.type == "cpu":  # elsewhere their number would wait for the device: all rows then
-            labels, rows = torch.unique(found.labels, return_inverse=True)  # (P,), (N,)
-        else:
-            labels, rows = torch.arange(self.num_classes, device=device), found.labels
-        self._move(labels, rows, found)
+        self._apply_found(gathered(found, self._group) if self._counts_together else found)
 
-    def _move(self, labels: Tensor, rows: Tensor, found: Found) -> None:
-        """Apply a step to the rows of labels (P,), of which each hit's is number `rows` (N,)."""
-        kept, shares = self._kept(labels), torch.cat([self.neighbor_shares[labels], self.candidate_shares[labels]], 1)
+    def _apply_found(self, found: Found) -> None:
+        """Apply a step, all of its hits."""
+        self._move(found.labels, found)
+
+    def _move(self, places: Tensor, found: Found) -> None:
+        """Apply a step to the rows at the places (N,) of its hits."""
+        if places.device.type == "cpu":  # elsewhere their number would wait for the device: all rows then
+            labels, rows = torch.unique(places, return_inverse=True)  # (P,), (N,)
+        else:
+            labels, rows = torch.arange(len(self.counts), device=places.device), places
+        kept = torch.cat([self.neighbors[labels], self.candidates[labels]], dim=1).long()  # (P, 3*K)
+        shares = torch.cat([self.neighbor_shares[labels], self.candidate_shares[labels]], dim=1)
         num_hits = torch.zeros_like(shares[:, 0]).index_add_(0, rows, found.weights)[:, None]  # (P, 1)
         rates = self._rates(num_hits[:, 0], labels)[:, None]
         per_hit = found.weights[:, None] / num_hits.clamp_min(torch.finfo(num_hits.dtype).tiny)[rows]  # (N, 1)

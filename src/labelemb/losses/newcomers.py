@@ -64,16 +64,16 @@ def _summed(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     return keys.clone().scatter_(0, places, keys), sums
 
 
-def gathered(found: Found) -> Found:
-    """The hits of all processes, in the order of their ranks; all must call this."""
-    sizes = [torch.zeros(1, dtype=torch.long, device=found.labels.device) for _ in range(dist.get_world_size())]
-    dist.all_gather(sizes, torch.tensor([len(found.labels)], device=found.labels.device))
+def gathered(found: Found, group: "dist.ProcessGroup | None" = None) -> Found:
+    """The hits of all processes of a group, in the order of their ranks; all must call this."""
+    sizes = [torch.zeros(1, dtype=torch.long, device=found.labels.device) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(sizes, torch.tensor([len(found.labels)], device=found.labels.device), group)
     longest = int(torch.stack(sizes).max())
     parts = []
     for part in found:
         padded = part.new_zeros(longest, *part.shape[1:])  # a hit of weight 0 is none
         padded[: len(part)] = part
         all_parts = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(all_parts, padded)
+        dist.all_gather(all_parts, padded, group)
         parts.append(torch.cat([part[: int(size)] for part, size in zip(all_parts, sizes, strict=True)]))
     return Found(*parts)

@@ -18,6 +18,7 @@ from labelemb.losses.arguments import (
 from labelemb.losses.calls import is_training_call
 from labelemb.losses.forgotten import ForgottenParameters
 from labelemb.losses.items import Items, Reduction, SparseTarget, expected, is_distribution, targets_and_factors
+from labelemb.losses.large.class_shard import EVERY_CLASS, Classes, ClassShard
 from labelemb.losses.large.label_plan import LabelPlan
 from labelemb.losses.ranks import RankAgreement
 from labelemb.losses.shapes import as_rows
@@ -64,6 +65,8 @@ class SoftLabelLoss(WatchesHead, WideBuffers, ABC):
     class_weight: Tensor | None
     summed_buffers: ClassVar[tuple[str, ...]] = ()
     """Buffers that each of several processes sums up for itself until an epoch ends."""
+    classes: Classes = EVERY_CLASS
+    """Those that this process has; labelemb.losses.large.sharded splits them over several."""
     _saw_probabilities = False
 
     def __init__(
@@ -193,7 +196,8 @@ class SoftLabelLoss(WatchesHead, WideBuffers, ABC):
         """Let the two warnings look on where a call trains: parameters without an optimiser, ranks that drift apart."""
         if is_training_call(self, logits):
             self.forgotten.check(self, logits)
-            self.ranks.check(self, logits)
+            if not isinstance(self.classes, ClassShard):  # of which each rank has its own
+                self.ranks.check(self, logits)
 
     def _terms_and_total(
         self, logits: Tensor, target: Tensor, features: Tensor | None, num_items: Tensor | int | None
@@ -220,6 +224,11 @@ class SoftLabelLoss(WatchesHead, WideBuffers, ABC):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What a call computes with, after its checks: logits and target as in `item_values`, what each item counts."""
         items = self.items(target, num_items)
+        if isinstance(self.classes, ClassShard):
+            raise ValueError(
+                "a criterion whose classes are split over ranks has its fused form alone: use "
+                "criterion.fused(features, target, head)"
+            )
         check_call(logits, items, self.num_classes)
         if not self._saw_probabilities and is_distribution(target) and not is_traced():
             self._saw_probabilities = True  # one look will do: later calls are not to be slower

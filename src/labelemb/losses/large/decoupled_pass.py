@@ -14,6 +14,7 @@ from torch import Tensor
 
 from labelemb.losses.counted_table import CountedTable
 from labelemb.losses.large.blocks import block_rows, blocks, keep
+from labelemb.losses.large.class_shard import EVERY_CLASS, Classes
 from labelemb.losses.large.decoupled_rows import Buffers, CountedRows, NeighborRows, Predictions, Rows, TrainedRows
 from labelemb.losses.large.fused_call import Gradients
 from labelemb.losses.large.gradient_sum import GradientSum
@@ -41,7 +42,10 @@ class DecoupledInputs(NamedTuple):
 
 
 class DecoupledSettings(NamedTuple):
-    """What a pass computes. counts: whether hits are counted; needed: which of the inputs want gradients."""
+    """What a pass computes.
+
+    counts: whether hits are counted; needed: which of the inputs want gradients; classes: those that the inputs have.
+    """
 
     epsilon: float
     shape_weight: float
@@ -49,6 +53,7 @@ class DecoupledSettings(NamedTuple):
     needed: tuple[bool, ...]
     product_dtype: torch.dtype
     chunk_size: int
+    classes: Classes = EVERY_CLASS
 
 
 class DecoupledPass:
@@ -77,7 +82,7 @@ class DecoupledPass:
         item_weight: Tensor,
         settings: DecoupledSettings,
     ) -> None:
-        self.inputs, self.plan, self.settings = inputs, plan, settings
+        self.inputs, self.plan, self.settings, self.classes = inputs, plan, settings, settings.classes
         self.item_weight = item_weight[plan.order]  # (M,)
         self.values = item_weight.new_zeros(3, len(plan.order))  # hard, certainty, shape of the sorted items
         self.chunks = plan.chunks(settings.chunk_size)
@@ -97,7 +102,9 @@ class DecoupledPass:
             self.rows.begin(chunk)
             self._pass_network(chunk, features, items)
             self.rows.end()
-        terms = torch.cat([self.values @ self.item_weight, self.rows.match[None]])
+        if "features" in self.sums:
+            self.sums["features"].combine(self.classes.added_up)
+        terms = torch.cat([self.values @ self.item_weight, self.classes.added_up(self.rows.match)[None]])
         del self.logit_buffer, self.rows  # before a narrow gradient is copied out of its wide sum
         return terms, [self.sums[name].finish() if name in self.sums else None for name in self.inputs._fields]
 
@@ -111,7 +118,7 @@ class DecoupledPass:
         num_classes, dtype = len(self.inputs.head_weight), self.item_weight.dtype
         items = max((chunk.stop - chunk.start for chunk in self.chunks), default=0)  # K
         labels = max((chunk.last_label - chunk.first_label for chunk in self.chunks), default=0)  # U
-        self.block_rows = block_rows(num_classes, self.item_weight.device.type)
+        self.block_rows = block_rows(self.classes.most(num_classes), self.item_weight.device.type)
 
         def buffer(rows: int, dtype: torch.dtype) -> Tensor:
             return torch.empty(rows, num_classes, dtype=dtype, device=self.item_weight.device)
@@ -127,12 +134,12 @@ class DecoupledPass:
         if isinstance(table, CountedTable):
             return CountedRows(table, self.plan, buffers, counts=self.settings.counts)
         if isinstance(table, NeighborTable):
-            return NeighborRows(table, self.plan, buffers, counts=self.settings.counts)
+            return NeighborRows(table, self.plan, buffers, self.classes, counts=self.settings.counts)
         assert isinstance(table, LowRankTable)
         assert self.inputs.codes is not None
         decoder = self._linear("decoder_weight", "decoder_bias")
-        rows = LowRankRows(self.inputs.codes, decoder, self.sums.get("codes"), relu=False)
-        return TrainedRows(rows, self.plan, buffers, is_matched=table.is_trained)
+        rows = LowRankRows(self.inputs.codes, decoder, self.sums.get("codes"), relu=False, classes=self.classes)
+        return TrainedRows(rows, self.plan, buffers, self.classes, is_matched=table.is_trained)
 
     def _pass_network(self, chunk: Chunk, features: Tensor, items: Tensor) -> None:
         """All terms of the head: one pass over its logits."""
@@ -149,12 +156,12 @@ class DecoupledPass:
         items = slice(start, start + len(logits))
         scores, gold = widened(logits), self.plan.labels[self.plan.inverse[items], None]  # (B, C), (B, 1)
         weight = self.item_weight[items, None]  # (B, 1), as all columns below
-        soft_labels, gold_score = self.rows.soft_labels(items), scores.gather(1, gold)
+        soft_labels, gold_score = self.rows.soft_labels(items), self.classes.pick(scores, gold)
         expected = soft_labels.expected_scores(scores)
-        scores.scatter_(1, gold, -torch.inf)  # the label is left out, never taken off again
-        top = scores.amax(dim=1, keepdim=True)
+        self.classes.put(scores, gold, -torch.inf)  # the label is left out, never taken off again
+        top, gold_score = self.classes.largest(scores.amax(dim=1, keepdim=True), gold_score)
         exponentials = scores.sub_(top).exp_()
-        mass = exponentials.sum(dim=1, keepdim=True)
+        mass, expected = self.classes.summed(exponentials.sum(dim=1, keepdim=True), expected)
         log_mass = top + mass.log()
         hits = (gold_score >= top) & (weight != 0)
         self.rows.take(Predictions(items, exponentials, mass, hits, weight))
@@ -184,4 +191,4 @@ class DecoupledPass:
         gradient = exponentials.mul_(weight * (shape - odds) / mass)
         if shape:
             soft_labels.subtract_from(gradient, weight * shape)
-        return gradient.scatter_(1, gold, weight * odds)
+        return self.classes.put(gradient, gold, weight * odds)

@@ -12,6 +12,7 @@ from torch import Tensor
 from labelemb.losses.counted_table import CountedTable
 from labelemb.losses.hits import Hits
 from labelemb.losses.large.blocks import blocks
+from labelemb.losses.large.class_shard import Classes
 from labelemb.losses.large.label_plan import Chunk, LabelPlan
 from labelemb.losses.large.matches import Matches, match_gradient, match_value
 from labelemb.losses.large.soft_labels import DenseSoftLabels, SoftLabels, SparseSoftLabels
@@ -75,7 +76,7 @@ class CountedRows:
         if self._counts and predictions.any_hit:
             hits = predictions.hits.to(predictions.mass.dtype)
             self._matches.add_weight(predictions.items, hits)
-            self._matches.add_predictions(predictions.items, predictions.exponentials, hits)
+            self._matches.add_predictions(predictions.items, predictions.exponentials, predictions.mass, hits)
 
     def end(self) -> None:
         """Hand the table the mean of each label's hits."""
@@ -88,8 +89,10 @@ class CountedRows:
 class NeighborRows:
     """Counted rows that keep their largest shares; counts: whether their hits are."""
 
-    def __init__(self, table: NeighborTable, plan: LabelPlan, buffers: "Buffers", *, counts: bool) -> None:
-        self._table, self._plan, self._counts = table, plan, counts
+    def __init__(
+        self, table: NeighborTable, plan: LabelPlan, buffers: "Buffers", classes: Classes, *, counts: bool
+    ) -> None:
+        self._table, self._plan, self._classes, self._counts = table, plan, classes, counts
         self.match = buffers.scratch.new_zeros(())
 
     def begin(self, chunk: Chunk) -> None:
@@ -103,7 +106,8 @@ class NeighborRows:
     def soft_labels(self, items: slice) -> SoftLabels:
         """The rows of the sorted items."""
         indices, excess, rest = self._table.sparse_rows_of(self._plan.labels[self._plan.inverse[items]])
-        return SparseSoftLabels(indices, excess.to(self.match.dtype), rest.to(self.match.dtype))
+        places, excess = self._classes.here(indices, excess.to(self.match.dtype))
+        return SparseSoftLabels(places, excess, rest.to(self.match.dtype))
 
     def take(self, predictions: Predictions) -> None:
         """Keep what counts of the hits."""
@@ -129,8 +133,11 @@ class NeighborRows:
 class TrainedRows:
     """Rows of low rank; is_matched: whether the match term joins in, which trains them."""
 
-    def __init__(self, table: LowRankRows, plan: LabelPlan, buffers: "Buffers", *, is_matched: bool) -> None:
+    def __init__(
+        self, table: LowRankRows, plan: LabelPlan, buffers: "Buffers", classes: Classes, *, is_matched: bool
+    ) -> None:
         self._table, self._plan, self._buffers, self._is_matched = table, plan, buffers, is_matched
+        self._classes = classes
         self.match = buffers.scratch.new_zeros(())
 
     def begin(self, chunk: Chunk) -> None:
@@ -138,11 +145,9 @@ class TrainedRows:
         self._first_label = chunk.first_label
         self._labels = self._plan.labels[chunk.first_label : chunk.last_label]
         self._logits = self._table.into(self._labels, self._buffers.rows)  # (U, C)
-        self._logits.scatter_(1, self._labels[:, None], -torch.inf)
+        self._classes.put(self._logits, self._labels[:, None], -torch.inf)
         dtype = self._buffers.scratch.dtype
-        parts = [
-            self._logits[block].to(dtype).logsumexp(dim=1, keepdim=True) for block in self._blocks(len(self._logits))
-        ]
+        parts = [self._classes.logsumexp(self._logits[block].to(dtype)) for block in self._blocks(len(self._logits))]
         self._log_mass = torch.cat(parts)  # (U, 1)
         if self._is_matched:
             self._matches = Matches(self._plan, chunk, self._buffers.labels)
@@ -157,7 +162,7 @@ class TrainedRows:
         if self._is_matched and predictions.any_hit:
             matched = predictions.weight * predictions.hits
             self._matches.add_weight(predictions.items, matched)
-            self._matches.add_predictions(predictions.items, predictions.exponentials, matched)
+            self._matches.add_predictions(predictions.items, predictions.exponentials, predictions.mass, matched)
 
     def end(self) -> None:
         """The match term of P labels, and the gradient of their rows."""
@@ -166,12 +171,13 @@ class TrainedRows:
         labels = self._labels[matched]
         gradient = self._buffers.rows[: len(labels)]  # (P, C): a block's stands over rows that have been read by then
         for block in self._blocks(len(labels)):
-            log_rows = self._log_rows(matched[block]).scatter_(1, labels[block, None], 0)  # not -inf: 0 times it is 0
+            log_rows = self._log_rows(matched[block])
+            self._classes.put(log_rows, labels[block, None], 0)  # not -inf: 0 times it is 0
             predictions = self._matches.predictions[matched[block]]  # (B, C), 0 on the label
             self.match += match_value(log_rows, predictions)
             if self._table.is_trained:
                 found = match_gradient(log_rows, predictions, self._matches.weight[matched[block], None])
-                gradient[block] = found.scatter_(1, labels[block, None], 0)
+                gradient[block] = self._classes.put(found, labels[block, None], 0)
         if self._table.is_trained:
             self._table.add_gradient(labels, gradient)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from labelemb.losses.arguments import check_plain_linear
 from labelemb.losses.items import Items, SparseTarget, targets_and_factors
+from labelemb.losses.large.class_shard import EVERY_CLASS, Classes
 from labelemb.losses.large.fused_call import (
     check_inputs,
     check_items,
@@ -88,6 +89,7 @@ def fused_terms(
     fixed: FixedSoftLabel | None = None,
     plan: LabelPlan | None = None,
     chunk_size: int | None = None,
+    classes: Classes = EVERY_CLASS,
 ) -> LossTerms:
     """The terms of a loss over features and a head, with all gradients computed in the forward pass.
 
@@ -104,6 +106,7 @@ def fused_terms(
         plan: `plan_labels(target, ignore_index)`, made beforehand; without it a GPU is waited for once.
         chunk_size: items in a chunk; None: as many as 128 MiB of buffers (1 GiB on a GPU), or a fifth of the
             parameters if that is more, have room for.
+        classes: those that head and table have.
 
     Returns:
         `total` with gradients, in float32 or wider; the five terms without.
@@ -115,8 +118,8 @@ def fused_terms(
     """
     if torch.compiler.is_compiling():  # it would only be cut to pieces: it decides shapes from values
         disable: Callable[..., Callable[..., LossTerms]] = torch.compiler.disable
-        return disable(_eager_terms)(inputs, items, weights, fixed, plan, chunk_size)
-    return _eager_terms(inputs, items, weights, fixed, plan, chunk_size)
+        return disable(_eager_terms)(inputs, items, weights, fixed, plan, chunk_size, classes)
+    return _eager_terms(inputs, items, weights, fixed, plan, chunk_size, classes)
 
 
 def _eager_terms(
@@ -126,15 +129,18 @@ def _eager_terms(
     fixed: FixedSoftLabel | None,
     plan: LabelPlan | None,
     chunk_size: int | None,
+    classes: Classes,
 ) -> LossTerms:
-    check_inputs(inputs, chunk_size)
-    check_items(items, len(inputs.features), len(inputs.head_weight))
+    check_inputs(inputs, chunk_size, classes)
+    check_items(items, len(inputs.features), classes.total(len(inputs.head_weight)))
+    classes.check(inputs.features, items.target)
     dtype = product_dtype(inputs.features)
     _, factors = targets_and_factors(items, torch.promote_types(dtype, torch.float32))  # (N,)
     plan = plan_labels(items.target, items.ignore_index) if plan is None else plan
     plan = plan.to(inputs.features.device)
-    size = default_chunk_size(inputs, _item_bytes(inputs, dtype, factors.dtype)) if chunk_size is None else chunk_size
-    settings = PassSettings(weights, fixed, needed_gradients(inputs), dtype, size)
+    if chunk_size is None:
+        chunk_size = default_chunk_size(inputs, _item_bytes(inputs, dtype, factors.dtype), classes)
+    settings = PassSettings(weights, fixed, needed_gradients(inputs), dtype, chunk_size, classes)
     total, terms = with_gradients(lambda: FusedPass(inputs, plan, factors, settings).run(), weights.factors, inputs)
     hard, soft, aux, cap, match = terms.unbind()
     return LossTerms(hard, soft, aux, cap, match, total)

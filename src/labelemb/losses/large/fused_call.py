@@ -8,6 +8,7 @@ from torch import Tensor
 
 from labelemb.losses.arguments import check_num_items, check_target
 from labelemb.losses.items import Items, is_distribution
+from labelemb.losses.large.class_shard import EVERY_CLASS, Classes
 from labelemb.losses.terms import weighted_sum
 
 _CPU_BUFFER_BYTES, _GPU_BUFFER_BYTES = 2**27, 2**30  # a GPU wants larger products
@@ -94,15 +95,21 @@ def product_dtype(features: Tensor) -> torch.dtype:
     return features.dtype
 
 
-def default_chunk_size(inputs: PassInputs, item_bytes: int) -> int:
-    """How many items the budget of the buffers has room for, which take so many bytes for an item and a label."""
+def default_chunk_size(inputs: PassInputs, item_bytes: int, classes: Classes = EVERY_CLASS) -> int:
+    """How many items the budget of the buffers has room for, which take so many bytes for an item and a label.
+
+    All ranks that share the classes must take the same: that of the one with the most.
+    """
     largest = _CPU_BUFFER_BYTES if inputs.features.device.type == "cpu" else _GPU_BUFFER_BYTES
     parameters = [tensor for name, tensor in inputs._asdict().items() if name != "features" and tensor is not None]
-    budget = max(largest, sum(tensor.nbytes for tensor in parameters) // _PARAMETERS_PER_BUFFER)
-    return max(1, budget // (item_bytes * len(inputs.head_weight)))
+    num_here = len(inputs.head_weight)
+    most = classes.most(num_here)
+    parameter_bytes = sum(tensor.nbytes for tensor in parameters) * most // num_here
+    budget = max(largest, parameter_bytes // _PARAMETERS_PER_BUFFER)
+    return max(1, budget // (item_bytes * most))
 
 
-def check_inputs(inputs: PassInputs, chunk_size: int | None) -> None:
+def check_inputs(inputs: PassInputs, chunk_size: int | None, classes: Classes = EVERY_CLASS) -> None:
     """Raise ValueError where features, head and table do not fit each other, or for a chunk of no items."""
     features, weight = inputs.features, inputs.head_weight
     if features.ndim != 2 or weight.ndim != 2 or features.shape[1] != weight.shape[1]:
@@ -110,10 +117,12 @@ def check_inputs(inputs: PassInputs, chunk_size: int | None) -> None:
             f"features must be (N, D) for a head of (C, D), got {tuple(features.shape)} and {tuple(weight.shape)}; "
             "flatten (batch, time), drop padding first"
         )
-    num_classes = len(weight)
+    num_here = len(weight)
+    total = classes.total(num_here)
     for name, tensor in inputs._asdict().items():
-        if name != "features" and tensor is not None and len(tensor) != num_classes:
-            raise ValueError(f"{name} must have one row a label, {num_classes} as the head has, got {len(tensor)}")
+        expected = total if name == "table" else num_here  # a dense table has all labels' rows, each of what is here
+        if name != "features" and tensor is not None and len(tensor) != expected:
+            raise ValueError(f"{name} must have one row a label, {expected} as the head has, got {len(tensor)}")
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, or None, got {chunk_size}")
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from labelemb.losses.counted_table import CountedTable
 from labelemb.losses.items import Items, targets_and_factors
+from labelemb.losses.large.class_shard import EVERY_CLASS, Classes
 from labelemb.losses.large.decoupled_pass import DecoupledInputs, DecoupledPass, DecoupledSettings
 from labelemb.losses.large.fused_call import (
     check_inputs,
@@ -37,6 +38,7 @@ def fused_decoupled_terms(
     counts: bool,
     plan: LabelPlan | None = None,
     chunk_size: int | None = None,
+    classes: Classes = EVERY_CLASS,
 ) -> DecoupledTerms:
     """The decoupled loss over features and a head, with all gradients computed in the forward pass.
 
@@ -52,6 +54,7 @@ def fused_decoupled_terms(
         counts: whether hits are handed to the table.
         plan: `plan_labels(target, ignore_index)`, made beforehand; without it a GPU is waited for once.
         chunk_size: items in a chunk; None for as many as the buffers' budget has room for.
+        classes: those that head and table have.
 
     Returns:
         `total` with gradients, in float32 or wider; the four terms without.
@@ -65,7 +68,7 @@ def fused_decoupled_terms(
         call = disable(_eager_terms)
     parameters = (table.codes, table.decoder_weight, table.decoder_bias) if isinstance(table, LowRankTable) else ()
     inputs = DecoupledInputs(features, *head, *parameters)
-    return call(inputs, table, items, epsilon, shape_weight, counts, plan, chunk_size)
+    return call(inputs, table, items, epsilon, shape_weight, counts, plan, chunk_size, classes)
 
 
 def _eager_terms(
@@ -77,17 +80,20 @@ def _eager_terms(
     counts: bool,
     plan: LabelPlan | None,
     chunk_size: int | None,
+    classes: Classes,
 ) -> DecoupledTerms:
-    if len(inputs.head_weight) != table.num_classes:
+    if classes.total(len(inputs.head_weight)) != table.num_classes:
         raise ValueError(f"head must have {table.num_classes} outputs, one a label, got {len(inputs.head_weight)}")
-    check_inputs(inputs, chunk_size)
+    check_inputs(inputs, chunk_size, classes)
     check_items(items, len(inputs.features), table.num_classes)
+    classes.check(inputs.features, items.target)
     dtype = product_dtype(inputs.features)
     _, factors = targets_and_factors(items, torch.promote_types(dtype, torch.float32))  # (N,)
     plan = plan_labels(items.target, items.ignore_index) if plan is None else plan
     plan = plan.to(inputs.features.device)
-    size = default_chunk_size(inputs, _item_bytes(table, dtype, factors.dtype)) if chunk_size is None else chunk_size
-    settings = DecoupledSettings(epsilon, shape_weight, counts, needed_gradients(inputs), dtype, size)
+    if chunk_size is None:
+        chunk_size = default_chunk_size(inputs, _item_bytes(table, dtype, factors.dtype), classes)
+    settings = DecoupledSettings(epsilon, shape_weight, counts, needed_gradients(inputs), dtype, chunk_size, classes)
     weights = (0.0, 1.0, shape_weight, 1.0)  # of hard, certainty, shape and match
     total, terms = with_gradients(lambda: DecoupledPass(inputs, table, plan, factors, settings).run(), weights, inputs)
     hard, certainty, shape, match = terms.unbind()
@@ -96,5 +102,8 @@ def _eager_terms(
 
 def _item_bytes(table: OthersTable, product_dtype: torch.dtype, sum_dtype: torch.dtype) -> int:
     """What an item's logits take, and what is kept of its label, if no other item has it."""
-    kept = {CountedTable: sum_dtype.itemsize, LowRankTable: sum_dtype.itemsize + product_dtype.itemsize}
-    return product_dtype.itemsize + kept.get(type(table), 0)
+    if isinstance(table, CountedTable):
+        return product_dtype.itemsize + sum_dtype.itemsize
+    return (
+        2 * product_dtype.itemsize + sum_dtype.itemsize if isinstance(table, LowRankTable) else product_dtype.itemsize
+    )

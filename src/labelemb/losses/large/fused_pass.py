@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from labelemb.losses.large.blocks import block_rows, blocks, keep
+from labelemb.losses.large.class_shard import EVERY_CLASS, Classes
 from labelemb.losses.large.gradient_sum import GradientSum
 from labelemb.losses.large.label_plan import Chunk, LabelPlan
 from labelemb.losses.large.linear import Linear
@@ -48,19 +49,23 @@ class FixedSoftLabel(NamedTuple):
         """What the label has above any other."""
         return self.true_prob - self.other_prob
 
-    def expected_score(self, scores: Tensor, gold_score: Tensor) -> Tensor:
-        """Under this soft label of scores (B, C) and the label's own (B, 1), and its entropy: (B, 1)."""
-        return self.other_prob * scores.sum(dim=1, keepdim=True) + self.true_excess * gold_score + self.entropy
+    def expected_score(self, score_sum: Tensor, gold_score: Tensor) -> Tensor:
+        """Under this soft label, from the sum of all scores and the label's own, and its entropy: all (B, 1)."""
+        return self.other_prob * score_sum + self.true_excess * gold_score + self.entropy
 
 
 class PassSettings(NamedTuple):
-    """What a pass computes. needed: which of the Inputs want gradients; product_dtype: of the matrix products."""
+    """What a pass computes.
+
+    needed: which of the Inputs want gradients; product_dtype: of the matrix products; classes: those that they have.
+    """
 
     weights: Weights
     fixed: FixedSoftLabel | None
     needed: tuple[bool, ...]
     product_dtype: torch.dtype
     chunk_size: int
+    classes: Classes = EVERY_CLASS
 
 
 class FusedPass:
@@ -82,7 +87,7 @@ class FusedPass:
 
     def __init__(self, inputs: Inputs, plan: LabelPlan, item_weight: Tensor, settings: PassSettings) -> None:
         self.inputs, self.plan, self.settings = inputs, plan, settings
-        self.weights = settings.weights
+        self.weights, self.classes = settings.weights, settings.classes
         self.dtype, self.device = item_weight.dtype, item_weight.device
         self.item_weight = item_weight[plan.order]  # (M,)
         self.values = item_weight.new_zeros(4, len(plan.order))  # hard, soft, aux, cap of the sorted items
@@ -110,7 +115,7 @@ class FusedPass:
         elif inputs.codes is not None and inputs.decoder_weight is not None:
             decoder_sums = sums.get("decoder_weight"), sums.get("decoder_bias")
             decoder = Linear(inputs.decoder_weight, inputs.decoder_bias, *decoder_sums, dtype)
-            self.table = LowRankRows(inputs.codes, decoder, sums.get("codes"), relu=True)
+            self.table = LowRankRows(inputs.codes, decoder, sums.get("codes"), relu=True, classes=self.classes)
 
     @property
     def trains_network(self) -> bool:
@@ -130,7 +135,7 @@ class FusedPass:
         labels = labels if self.reads_rows or self.aux_head is not None else 0
         product_dtype = self.settings.product_dtype
         row_dtype = product_dtype if self.table is None else self.table.dtype
-        self.block_rows = block_rows(num_classes, self.device.type)
+        self.block_rows = block_rows(self.classes.most(num_classes), self.device.type)
         scratch_rows = min(self.block_rows, max(items, labels))
 
         def buffer(*shape: int, dtype: torch.dtype) -> Tensor:
@@ -151,7 +156,9 @@ class FusedPass:
                 self._pass_table(self.table, chunk, self._pass_aux_head(self.aux_head, chunk, features))
         # before a narrow gradient is copied out of its wide sum
         del self.logit_buffer, self.row_buffer, self.label_buffer, self.scratch
-        terms = torch.cat([self.values @ self.item_weight, self.match[None]])
+        if "features" in self.sums:
+            self.sums["features"].combine(self.classes.added_up)
+        terms = torch.cat([self.values @ self.item_weight, self.classes.added_up(self.match)[None]])
         return terms, [self.sums[name].finish() if name in self.sums else None for name in Inputs._fields]
 
     def _soft_labels(self, chunk: Chunk) -> Tensor | None:
@@ -161,7 +168,7 @@ class FusedPass:
         rows = self.table.into(self.plan.labels[chunk.first_label : chunk.last_label], self.row_buffer)  # (U, C)
         soft_labels = self.label_buffer[: len(rows)]
         for block in self._blocks(len(rows)):
-            torch.softmax(widened(rows[block]), dim=1, out=soft_labels[block])
+            self.classes.softmax(widened(rows[block]), soft_labels[block])
         return soft_labels
 
     def _pass_network(self, chunk: Chunk, features: Tensor, items: Tensor, soft_labels: Tensor | None) -> None:
@@ -178,17 +185,19 @@ class FusedPass:
         """Values of the sorted items from `start` on; their logits (B, C) become their gradients."""
         items, fixed = slice(start, start + len(logits)), self.settings.fixed
         scores, gold = widened(logits), self._gold(items)  # (B, C), (B, 1)
-        gold_score = scores.gather(1, gold)  # (B, 1), as all columns below
+        expected = gold_score = self.classes.pick(scores, gold)  # (B, 1), as all columns below
         if soft_labels is not None:
             soft_labels = self._gather(soft_labels, self.plan.inverse[items] - chunk.first_label, 0)  # (B, C)
             expected = torch.linalg.vecdot(soft_labels, scores)[:, None]
         elif fixed is not None:
-            expected = fixed.expected_score(scores, gold_score)
-        top = scores.amax(dim=1, keepdim=True)
+            expected = scores.sum(dim=1, keepdim=True)
+        top, gold_score = self.classes.largest(scores.amax(dim=1, keepdim=True), gold_score)
         exponentials = scores.sub_(top).exp_()
-        mass = exponentials.sum(dim=1, keepdim=True)
+        mass, expected = self.classes.summed(exponentials.sum(dim=1, keepdim=True), expected)
         log_mass = top + mass.log()
         self.values[HARD, items] = (log_mass - gold_score).squeeze(1)
+        if fixed is not None and soft_labels is None:
+            expected = fixed.expected_score(expected, gold_score)
         if soft_labels is not None or fixed is not None:
             self.values[SOFT, items] = (log_mass - expected).squeeze(1)
         if self.trains_network:
@@ -206,7 +215,7 @@ class FusedPass:
         elif (fixed := self.settings.fixed) is not None:
             gradient.sub_(soft * fixed.other_prob)
             hard = hard + soft * fixed.true_excess
-        return gradient.scatter_add_(1, gold, -hard)
+        return self.classes.add(gradient, gold, -hard)
 
     def _pass_aux_head(self, aux_head: Linear, chunk: Chunk, features: Tensor) -> Matches:
         """The auxiliary head's terms, aux and cap, and what it leaves to the table, in place of the soft labels."""
@@ -222,31 +231,36 @@ class FusedPass:
         """Values and matches of the sorted items from `start` on; their logits (B, C) become their gradients."""
         items = slice(start, start + len(logits))
         scores, gold = widened(logits), self._gold(items)  # (B, C), (B, 1)
-        gold_score, top = scores.gather(1, gold), scores.amax(dim=1, keepdim=True)  # (B, 1), as all columns below
+        gold_score, top = self.classes.pick(scores, gold), scores.amax(dim=1, keepdim=True)  # (B, 1), as all below
+        gold_score, top = self.classes.largest(gold_score, top)
         weight = self.item_weight[items, None]
         matched = weight * (gold_score == top)
         matches.add_weight(items, matched)
         exponentials = self._exponentials(scores.sub_(top), items, matched, matches)  # (B, C)
-        mass = exponentials.sum(dim=1, keepdim=True)
+        (mass,) = self.classes.summed(exponentials.sum(dim=1, keepdim=True))
         loss = top + mass.log() - gold_score
         gold_prob = loss.neg().exp_()
         self.values[AUX, items] = loss.squeeze(1)
         self.values[CAP, items] = (gold_prob - self.weights.cap).clamp_min_(0).squeeze(1)
         if aux_head.is_trained:
             scale = weight * (1 - self.weights.cap_weight * ((gold_prob > self.weights.cap) * gold_prob))
-            keep(exponentials.mul_(scale / mass).scatter_add_(1, gold, -scale), logits)
+            keep(self.classes.add(exponentials.mul_(scale / mass), gold, -scale), logits)
 
     def _exponentials(self, scores: Tensor, items: slice, matched: Tensor, matches: Matches) -> Tensor:
         """exp(scores) in place (B, C); before that the tempered predictions of the matched items go into their sums."""
         any_match = self.device.type != "cpu" or bool(matched.any())  # elsewhere asking would wait for the device
         if self.weights.temperature == 2 and any_match:
             tempered = scores.mul_(0.5).exp_()
-            matches.add_predictions(items, tempered, matched)
+            self._add_predictions(items, tempered, matched, matches)
             return tempered.square_()  # one exponential for both temperatures
         if any_match:
             tempered = torch.div(scores, self.weights.temperature, out=self.scratch[0, : len(scores)]).exp_()
-            matches.add_predictions(items, tempered, matched)
+            self._add_predictions(items, tempered, matched, matches)
         return scores.exp_()
+
+    def _add_predictions(self, items: slice, tempered: Tensor, matched: Tensor, matches: Matches) -> None:
+        (mass,) = self.classes.summed(tempered.sum(dim=1, keepdim=True))
+        matches.add_predictions(items, tempered, mass, matched)
 
     def _pass_table(self, table: TableRows, chunk: Chunk, matches: Matches) -> None:
         """The match term of P of the chunk's U labels."""
@@ -267,7 +281,7 @@ class FusedPass:
 
     def _table_block(self, table: TableRows, rows: Tensor, tempered: Tensor, weight: Tensor, place: Tensor) -> None:
         """The match term of B labels; their gradients go into their place (B, C)."""
-        log_probs = rows.log_softmax(dim=1)
+        log_probs = self.classes.log_softmax(rows)
         self.match += match_value(log_probs, tempered)
         if table.is_trained:
             keep(table.cut_off(match_gradient(log_probs, tempered, weight), rows), place)

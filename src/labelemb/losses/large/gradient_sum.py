@@ -1,5 +1,7 @@
 """A gradient gathered chunk by chunk."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -15,8 +17,8 @@ class GradientSum:
     """
 
     def __init__(self, tensor: Tensor, dtype: torch.dtype) -> None:
-        self._dtype = tensor.dtype
-        self._sum = torch.empty(tensor.shape, dtype=torch.promote_types(tensor.dtype, dtype), device=tensor.device)
+        self._dtype, self.dtype = tensor.dtype, torch.promote_types(tensor.dtype, dtype)
+        self._sum = torch.empty(tensor.shape, dtype=self.dtype, device=tensor.device)
         self._started = False
 
     def add_product(self, left: Tensor, right: Tensor) -> None:
@@ -40,7 +42,7 @@ class GradientSum:
                 self._sum[part].copy_(product)
 
     def add_rows(self, index: Tensor, rows: Tensor) -> None:
-        """Add rows (K, ...) to those that `index` (K,) names, each once."""
+        """Add rows (K, ...) to those that `index` (K,) names."""
         self._start_with_zeros()
         self._sum.index_add_(0, index, rows.to(self._sum.dtype))
 
@@ -48,6 +50,11 @@ class GradientSum:
         """Add the sum of rows (K, ...), each of the tensor's own shape."""
         self._start_with_zeros()
         self._sum.add_(rows.sum(dim=0, dtype=self._sum.dtype))
+
+    def combine(self, added_up: Callable[[Tensor], Tensor]) -> None:
+        """Put what `added_up` makes of the sum in its place: with the parts of other ranks."""
+        self._start_with_zeros()
+        self._sum = added_up(self._sum)
 
     def finish(self) -> Tensor:
         """The sum in the tensor's type; nothing can be added any more."""

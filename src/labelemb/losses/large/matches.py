@@ -25,12 +25,12 @@ class Matches:
         """Add the factors of sorted items (B, 1), 0 where one is not matched."""
         self.weight.index_add_(0, self._plan.inverse[items] - self._first_label, matched.squeeze(1))
 
-    def add_predictions(self, items: slice, exponentials: Tensor, matched: Tensor) -> None:
-        """Add exponentials (B, C), each row normalised and times its `matched` (B, 1)."""
+    def add_predictions(self, items: slice, exponentials: Tensor, mass: Tensor, matched: Tensor) -> None:
+        """Add exponentials (B, C), each row divided by its `mass` (B, 1), the sum, and times its `matched` (B, 1)."""
         block = self._plan.chunk(items.start, items.stop)
         num_labels = block.last_label - block.first_label
         places = self._plan.inverse[items] - block.first_label  # (B,)
-        factor = (matched / exponentials.sum(dim=1, keepdim=True)).T  # (1, B)
+        factor = (matched / mass).T  # (1, B)
         select = factor.new_zeros(num_labels, len(exponentials)).scatter_(0, places[None], factor)  # (labels of B, B)
         first = block.first_label - self._first_label
         self.predictions[first : first + num_labels].addmm_(select, exponentials)

@@ -6,6 +6,7 @@ Axes: U labels, C classes, R rank.
 import torch
 from torch import Tensor
 
+from labelemb.losses.large.class_shard import EVERY_CLASS, Classes
 from labelemb.losses.large.gradient_sum import GradientSum
 from labelemb.losses.large.linear import Linear
 
@@ -39,11 +40,21 @@ class DenseRows:
 class LowRankRows:
     """The rows relu(B a_y + c) of a table of low rank, in the type of its decoder B, c; codes A (C, R).
 
-    relu: whether there is one; rows over the other labels have none.
+    relu: whether there is one; rows over the other labels have none. classes: those that are here, and the codes of the
+    same labels.
     """
 
-    def __init__(self, codes: Tensor, decoder: Linear, codes_sum: GradientSum | None, *, relu: bool) -> None:
+    def __init__(
+        self,
+        codes: Tensor,
+        decoder: Linear,
+        codes_sum: GradientSum | None,
+        *,
+        relu: bool,
+        classes: Classes = EVERY_CLASS,
+    ) -> None:
         self._codes, self._decoder, self._codes_sum, self._relu = codes, decoder, codes_sum, relu
+        self._classes = classes
         self.dtype = decoder.weight.dtype
 
     @property
@@ -63,12 +74,12 @@ class LowRankRows:
     def add_gradient(self, labels: Tensor, gradient: Tensor) -> None:
         """Add the gradient (U, C) before the relu, of the rows of distinct labels (U,)."""
         if self._codes_sum is not None:
-            self._codes_sum.add_rows(labels, gradient @ self._decoder.weight)  # (U, R)
+            self._classes.add_rows(self._codes_sum, labels, gradient @ self._decoder.weight)  # (U, R)
         if self._decoder.is_trained:
             self._decoder.add_gradient(gradient, self._codes_of(labels))
 
     def _codes_of(self, labels: Tensor) -> Tensor:
-        return self._codes.index_select(0, labels).to(self.dtype)  # (U, R)
+        return self._classes.rows(self._codes, labels).to(self.dtype)  # (U, R)
 
 
 TableRows = DenseRows | LowRankRows
