@@ -60,7 +60,7 @@ def work(options: argparse.Namespace) -> dict[str, float] | None:
         loop = make_loop(options, device)
         loop.task.module.train()
         endless = (batch for epoch in itertools.count() for batch in loop.task.batches(epoch, 0))
-        batches = list(itertools.islice(endless, 40))
+        batches = list(itertools.islice(endless, 10))
         counts = [num_items(loop, batch) for batch in batches]
         for batch in batches[:WARM]:
             loop.take_step(batch)
