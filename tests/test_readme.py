@@ -144,11 +144,12 @@ def test_what_pip_is_told_to_install_is_this_checkout_with_extras_it_has() -> No
 
 
 def test_what_torchrun_is_told_to_run_is_there() -> None:
-    """tests/test_ddp_example.py runs it."""
-    assert [words[1:] for words in commands() if words[0] == "torchrun"] == [
-        ["--nproc-per-node", "2", "examples/ddp.py"]
-    ]
+    """tests/test_ddp_example.py runs the one, tests/training/test_processes.py such commands as the other."""
+    example, train = [words[1:] for words in commands() if words[0] == "torchrun"]
+    assert example == ["--nproc-per-node", "2", "examples/ddp.py"]
     assert (ROOT / "examples" / "ddp.py").is_file()
+    assert train[:4] == ["--nproc-per-node", "2", "-m", "labelemb"]
+    assert cli.run([*train[4:], "--dry-run"]) == 0
 
 
 def test_the_price_in_calibration_is_that_of_the_results() -> None:
