@@ -27,7 +27,15 @@ from typing import Any, NamedTuple
 
 import torch
 from benchmarks.direct_losses import direct_decoupled_loss, direct_loss
-from benchmarks.measure import environment_of, forget_peak, in_own_process, in_turn, peak_bytes, synchronize, write_results
+from benchmarks.measure import (
+    environment_of,
+    forget_peak,
+    in_own_process,
+    in_turn,
+    peak_bytes,
+    synchronize,
+    write_results,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 

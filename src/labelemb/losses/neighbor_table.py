@@ -115,7 +115,7 @@ class NeighborTable(CountingTable):
         return SparseRows(torch.cat([indices, labels[:, None]], dim=1), torch.cat([shares - rest, -rest], dim=1), rest)
 
     def found(self, hits: Hits) -> Found:
-        """What a step needs of hits (N, C), a few numbers each: p~ of the labels that their rows keep, and the largest."""
+        """What a step needs of hits (N, C), a few numbers each: p~ of the labels that rows keep, and the largest."""
         shares = hits.others.gather(1, self._kept(hits.labels))
         values, indices = hits.others.topk(self.num_found, dim=1)
         dtype = self.counts.dtype

@@ -93,8 +93,9 @@ class NeighborRows:
         self.match = buffers.scratch.new_zeros(())
 
     def begin(self, chunk: Chunk) -> None:
-        """Make place for what the chunk's hits leave: small tensors made between the large ones would stop the memory of
-        these from being used again.
+        """Make place for what the chunk's hits leave.
+
+        Small tensors made between the large ones would stop the memory of these from being used again.
         """
         num_items = chunk.stop - chunk.start if self._counts else 0
         self._found, self._num_hits = self._table.no_hits(num_items), 0
