@@ -19,12 +19,13 @@ from labelemb.losses.label_embedding import LabelEmbeddingLoss
 from labelemb.losses.soft_label import SoftLabelLoss
 from labelemb.run_folder import RunFolder, missing_rows
 from labelemb.settings.config import RunSettings
-from labelemb.training.checkpoint import save_checkpoint, whole_checkpoints
+from labelemb.training.checkpoint import must_fit, save_checkpoint, whole_checkpoints
 from labelemb.training.device import autocast
 from labelemb.training.epoch_sums import EpochSums
 from labelemb.training.optimizers import (
     lay_out_as_parameters,
     learning_rate_factor,
+    load_moments,
     make_optimizers,
     planned_soft_after,
 )
@@ -182,15 +183,18 @@ class Loop:
         """Go back to the newest checkpoint whose rows are there, if it has any, and drop the rows that came after it.
 
         Raises:
-            InputError: there are checkpoints, and for each one rows of its epochs are lost.
+            InputError: there are checkpoints, and for each one rows of its epochs are lost, or the newest does not fit.
         """
-        state = self._newest_state()
-        if state is None:
-            self.folder.write_metrics([])
-            return
+        with must_fit(self.folder.checkpoints):
+            state = self._newest_state()
+            if state is not None:
+                self._go_back_to(state)
+        self.folder.write_metrics([row for row in self.folder.metrics if row["epoch"] <= self.epoch])
+
+    def _go_back_to(self, state: dict[str, Any]) -> None:
         self.task.module.load_state_dict(state["module"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+            load_moments(optimizer, saved["state"])
             lay_out_as_parameters(optimizer)
         torch.set_rng_state(state["random"]["cpu"])
         if self.device.type == "cuda" and "cuda" in state["random"]:
@@ -198,7 +202,8 @@ class Loop:
         position = state["position"]
         self.epoch, self.batch, self.stopwatch.seconds = position["epoch"], position["batch"], position["seconds"]
         self.sums.restore(state)
-        self.folder.write_metrics([row for row in self.folder.metrics if row["epoch"] <= self.epoch])
+        if not (0 <= self.epoch <= self.settings.epochs and 0 <= self.batch <= self.task.num_batches):
+            raise ValueError(f"epoch {self.epoch} and batch {self.batch} of {self.planned_steps} steps")
 
     def _newest_state(self) -> dict[str, Any] | None:
         rows, missing = self.folder.metrics, ""
