@@ -116,11 +116,11 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         InputError: names the file, which is something else.
     """
-    if not path.is_file():
+    if not path.exists():
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged: {error}") from error
     if not isinstance(value, dict):
         raise InputError(f"{path} is damaged: an object was expected")

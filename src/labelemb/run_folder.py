@@ -25,6 +25,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ import yaml
 
 from labelemb.errors import InputError, first_line
 from labelemb.files import named, read_json, remove_temporary_files, write_atomically, write_json
+from labelemb.yaml_text import yaml_value
 
 TABLE_FILE = "label_embedding.safetensors"
 TUNING_FILE = "tuning.json"
@@ -80,8 +82,8 @@ class RunFolder:
     def config(self) -> dict[str, Any]:
         """The resolved settings, as plain values with the same keys as a recipe."""
         try:
-            config = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
-        except (yaml.YAMLError, ValueError) as error:
+            config = yaml_value((self.path / "config.yaml").read_text(encoding="utf-8"))
+        except ValueError as error:
             raise InputError(f"{self.path / 'config.yaml'} is damaged: {first_line(error)}") from error
         if not isinstance(config, dict):
             raise InputError(f"{self.path / 'config.yaml'} is damaged: a mapping of settings was expected")
@@ -89,7 +91,11 @@ class RunFolder:
 
     @property
     def environment(self) -> dict[str, Any]:
-        return read_json(self.path / "environment.json")
+        path = self.path / "environment.json"
+        environment = read_json(path)
+        if not _has_plain_conditions(environment):
+            raise InputError(f"{path} is damaged: expected single values, and lists of them under `earlier`, `resumed`")
+        return environment
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -149,12 +155,14 @@ class RunFolder:
         for number, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 if number == len(lines):
                     break
                 raise InputError(f"{path} is damaged at line {number}: {first_line(error)}") from error
             if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
                 raise InputError(f"{path} is damaged at line {number}: a row with its epoch was expected")
+            if not all(value is None or isinstance(value, int | float) for value in row.values()):
+                raise InputError(f"{path} is damaged at line {number}: expected numbers")
             rows.append(row)
         return rows
 
@@ -186,6 +194,17 @@ class RunFolder:
             file.write(_metrics_line(row))
             file.flush()
             os.fsync(file.fileno())
+
+
+def _has_plain_conditions(environment: Mapping[str, Any]) -> bool:
+    """Whether what is compared between runs are values that can be, and lists of them for earlier parts of a run."""
+    resumed, earlier = environment.get("resumed", []), environment.get("earlier", {})
+    if not (isinstance(resumed, list) and isinstance(earlier, dict)):
+        return False
+    if not all(isinstance(each, list) for each in earlier.values()):
+        return False
+    values = [environment.get(key) for key in TIMING_CONDITIONS]
+    return not any(isinstance(each, list | dict) for each in chain(values, *earlier.values()))
 
 
 def missing_rows(rows: Sequence[Mapping[str, Any]], num_epochs: int) -> str:

@@ -107,3 +107,29 @@ def test_what_is_no_data_says_what_is(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere.csv", tmp_path / "a.txt", tmp_path):
         with pytest.raises(InputError, match=r"expected a .csv, .tsv, .json, .jsonl or .parquet file"):
             read_parts(path)
+
+
+def test_a_gz_file_of_damaged_content_is_named(tmp_path: Path) -> None:
+    content = gzip.compress(b"size,label\n1,a\n", mtime=0)
+    (tmp_path / "a.csv.gz").write_bytes(content[:10] + b"\xff" * 20 + content[30:])
+    with pytest.raises(InputError, match=r"a\.csv\.gz cannot be read: Error -3"):
+        read_columns(tmp_path / "a.csv.gz")
+
+
+def test_half_a_character_of_json_is_refused_and_a_whole_one_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(r'[{"label": "\ud83d\ude00"}]')
+    assert words(read_columns(path), "label") == ["\U0001f600"]
+    path.write_text(r'[{"label": "\uD83d"}]')
+    with pytest.raises(InputError, match=r"a\.json cannot be read: .*surrogates not allowed"):
+        read_columns(path)
+
+
+def test_parquet_words_that_are_no_utf_8_are_refused_when_read(tmp_path: Path) -> None:
+    import pandas as pd
+
+    path = tmp_path / "a.parquet"
+    pd.DataFrame({"label": ["wxyz" * 9, "b"]}).to_parquet(path, compression=None, use_dictionary=False)
+    path.write_bytes(path.read_bytes().replace(b"wxyz" * 9, b"\xff" * 36))
+    with pytest.raises(InputError, match=r"a\.parquet cannot be read: .*UTF8"):
+        read_columns(path)

@@ -1,5 +1,6 @@
 """Images in class folders: the parts, the labels, the sizes, and what is refused."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import torch
 from PIL import Image
 
 from labelemb.classify.image_data import ImageData
-from labelemb.classify.images import load_images
+from labelemb.classify.image_folders import pixels
+from labelemb.classify.images import _columns, load_images
 from labelemb.errors import InputError
 from labelemb.experiments.job import Job, execute
 from labelemb.run_folder import RunFolder
@@ -138,3 +140,20 @@ def test_a_run_on_a_folder_learns(tmp_path: Path) -> None:
     assert folder.metrics[-1]["test_error"] == 0
     assert folder.inputs["shape"] == [3, 16, 16]
     assert folder.temperature is not None
+
+
+def test_a_damaged_image_is_told_in_one_line_and_not_warned_of(tmp_path: Path) -> None:
+    """Pillow warns of a TIFF that is cut short before it gives up, and warnings are errors here."""
+    file = io.BytesIO()
+    Image.new("L", (8, 8)).save(file, "TIFF")
+    path = tmp_path / "a" / "0.tiff"
+    path.parent.mkdir()
+    path.write_bytes(file.getvalue().replace(b"\x00\x01\x04\x00\x01\x00", b"\x00\x01\x04\x00\xff\xff"))
+    with pytest.raises(InputError, match="cannot be read as an image"):
+        pixels(path, (8, 8))
+
+
+def test_the_cache_of_a_strange_column_lies_in_the_cache() -> None:
+    names = _columns(ImageDataSettings(source="x", image="../../a", label="my label", size=8)).split("-")
+    assert [len(name) for name in names] == [16, 16, 1]
+    assert _columns(ImageDataSettings(source="x", image="img")) == "img-auto"

@@ -246,6 +246,10 @@ def with_value(value: float) -> Tensor:
         ({"test_labels": -torch.ones(6, dtype=torch.int64)}, "test: expected labels 0 to 2, got -1 to -1"),
         ({"train_labels": torch.zeros(11, dtype=torch.int64)}, r"train: expected images (N, channels, H, W) and"),
         ({"train_labels": torch.zeros(12)}, "train: expected labels of whole numbers, got torch.float32"),
+        (
+            {"train_labels": torch.zeros(12, dtype=torch.uint64)},
+            "train: expected labels of whole numbers, got torch.uint64",
+        ),
         ({"train_images": torch.zeros(12, 32, 32, dtype=torch.uint8)}, "train: expected images (N, channels, H, W)"),
         ({"test_images": torch.zeros(6, 3, 32, 31, dtype=torch.uint8)}, "test: expected images (N, channels, H, W)"),
         (

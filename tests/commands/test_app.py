@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import os
 import re
+import shutil
 import subprocess
 import sys
 import types
@@ -23,6 +24,7 @@ from labelemb.run_folder import RunFolder
 from labelemb.settings.config import plain
 from labelemb.settings.preprocess import PreprocessOptions
 from labelemb.settings.recipe import load_recipe, recipe_names
+from labelemb.training.checkpoint import load_newest, save_checkpoint
 
 Output = pytest.CaptureFixture[str]
 
@@ -197,6 +199,10 @@ def test_quiet_training_prints_nothing(capsys: Output, tmp_path: Path) -> None:
         (["train", "digits", "emb.soft_after=1000000"], "emb.soft_after=1e+06"),
         (["train", "digits", "--name", "../outside"], "recipe: expected"),
         (["train", "digits", "--name", ""], "recipe: expected"),
+        (["train", "digits", "--name", "a" * 201], "recipe: expected"),
+        (["train", "digits", 'recipe="a\\0"'], "recipe: expected a name without control characters"),
+        (["train", "digits", "epochs=" + "[" * 100_000], "is not a YAML value"),
+        (["train", "digits", "epochs=&a [*a]"], "is not a YAML value"),
         (["train", "digits", "--data", "nowhere"], "--data nowhere"),
         (["train", "cifar10", "--data", "nowhere"], "--data nowhere does not exist: expected"),
         (["train", "mnist-mlp"], "https://huggingface.co/datasets/ylecun/mnist"),
@@ -303,6 +309,15 @@ def test_every_command_takes_the_option_for_tracebacks(capsys: Output) -> None:
         ("metrics.jsonl", b"{}\n"),
         ("metrics.jsonl", b'{"epoch": 1, "test_error": "none"}\n'),
         ("label_embedding.safetensors", b"half"),
+        ("config.yaml", b"[" * 100_000),
+        ("config.yaml", b"recipe: digits\nmode: emb\nseed: {a: 1}"),
+        ("config.yaml", b"recipe: digits\nmode: emb\nseed: 0\nreport: {labels: {a: 1}}"),
+        ("environment.json", b'{"end": "now", "earlier": [3]}'),
+        ("environment.json", b'{"end": "now", "device": {}}'),
+        ("evaluation.json", b'{"calibration": [{"count": 1}]}'),
+        ("evaluation.json", b'{"label_names": 3}'),
+        ("metrics.jsonl", b'{"epoch": 1, "test_error": {}}\n'),
+        ("metrics.jsonl", b"[" * 100_000 + b"\n{}\n"),
     ],
 )
 def test_every_damaged_file_of_a_run_is_told_by_its_name_and_code_2(
@@ -310,6 +325,13 @@ def test_every_damaged_file_of_a_run_is_told_by_its_name_and_code_2(
 ) -> None:
     (finished.path / name).write_bytes(content)
     assert name in refused(capsys, "report", str(finished.path))
+
+
+def test_what_is_said_ends_where_a_screen_does_with_what_was_given_cut_in_its_middle(capsys: Output) -> None:
+    line = refused(capsys, "train", "digits", "--device", "x" * 100_000)
+    assert len(line) < 1600
+    assert line.startswith("digits: device: expected pattern")
+    assert line.endswith("xxx'")
 
 
 @pytest.fixture
@@ -323,6 +345,21 @@ def test_what_cannot_be_predicted_from_is_code_2(capsys: Output, finished: RunFo
     (state,) = finished.checkpoints.glob("step-*/state.json")
     state.write_text("{", encoding="utf-8")
     assert "is damaged" in refused(capsys, *predict)
+
+
+def test_a_run_is_not_resumed_from_a_checkpoint_of_other_shapes(capsys: Output, finished: RunFolder) -> None:
+    (finished.path / "environment.json").unlink()
+    resume = ["train", "digits", *SMALL, "epochs=1", "--output", str(finished.path.parents[2]), "--resume", "--quiet"]
+    for change in (
+        {"position": {"epoch": "one"}},
+        {"position": {"epoch": 1, "batch": 99, "seconds": 0.0}},
+        {"sums": 3},
+    ):
+        state = load_newest(finished.checkpoints)
+        assert state is not None
+        save_checkpoint(finished.checkpoints, 99, state | change)
+        assert "the checkpoint does not fit this run" in refused(capsys, *resume)
+        shutil.rmtree(finished.checkpoints / "step-00000099")
 
 
 def test_calibrated_predictions_of_a_run_without_a_temperature_are_code_2(

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,25 @@ def test_images_of_a_folder_whatever_their_size(capsys: Output) -> None:
     Path("none").mkdir()
     assert cli.run(["predict", run, "none"]) == 2
     assert "there are no images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": "images"},
+        {"label_names": "ab"},
+        {"shape": [2]},
+        {"shape": None},
+        {"columns": []},
+        {"mean": ["x"]},
+        {"std": [1.0, 2.0]},
+        {"label_column": 3},
+    ],
+)
+def test_a_damaged_record_of_inputs_is_one_line_and_code_2(capsys: Output, change: dict[str, object]) -> None:
+    run = write_table()
+    path = Path(run, "inputs.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    capsys.readouterr()
+    assert cli.run(["predict", run, "table.csv"]) == 2
+    assert f"{path} is damaged: " in capsys.readouterr().err

@@ -77,3 +77,10 @@ def test_a_file_without_a_table_is_damaged(tmp_path: Path) -> None:
     save_file({"other": torch.zeros(3)}, path, metadata=dict(FORMAT))
     with pytest.raises(InputError, match="damaged: it has no table of a kind that there is, but"):
         read_labels(path)
+
+
+def test_a_table_without_its_decoder_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "table.safetensors"
+    save_file({"rows.weight": torch.zeros(7, 3)}, path, FORMAT)
+    with pytest.raises(InputError, match=r"table\.safetensors is damaged: .*decoder"):
+        row_logits(path, [0])

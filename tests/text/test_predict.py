@@ -142,6 +142,8 @@ def test_options_out_of_range_are_refused(trained: TextTask, options: PredictOpt
         predict(trained, replace(options, src=source, beam=0))
     with pytest.raises(InputError, match="--max-length 0: expected 1 or more"):
         predict(trained, replace(options, src=source, max_length=0))
+    with pytest.raises(InputError, match="--beam 99999: expected 1 or more, at most 10,000, 1 is greedy"):
+        predict(trained, replace(options, src=source, beam=99999))
     with pytest.raises(InputError, match="--checkpoint first: expected best or last"):
         predict(trained, replace(options, src=source, checkpoint="first"))
     with pytest.raises(InputError, match="expected one of --src FILE"):

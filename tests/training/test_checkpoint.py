@@ -13,6 +13,7 @@ import torch
 from tests.small_runs import bits
 
 from labelemb.training.checkpoint import load_checkpoint, load_newest, save_checkpoint
+from labelemb.training.optimizers import load_moments
 
 
 def some_state(value: float = 1.0) -> dict[str, Any]:
@@ -160,3 +161,20 @@ def test_a_kill_while_writing_leaves_the_checkpoint_before_and_no_rest(
     save_checkpoint(snapshot, 3, some_state(3))
     assert steps(snapshot) == ["step-00000001", "step-00000003"]
     assert not list(snapshot.rglob(".*"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"exp_avg": torch.zeros(2)}, {"step": torch.zeros(3)}, {"exp_avg_sq": "x"}, {"exp_avg": None, "more": None}],
+)
+def test_an_optimizer_takes_up_only_what_has_its_parameters_shapes(change: dict[str, Any]) -> None:
+    """A fused step reads and writes beyond the end of what is too short."""
+    parameters = [torch.nn.Parameter(torch.ones(size)) for size in (3, 4)]
+    optimizer = torch.optim.Adam(parameters)
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    state = optimizer.state_dict()["state"]
+    load_moments(optimizer, state)
+    with pytest.raises(ValueError, match="its optimizer"):
+        load_moments(optimizer, {**state, 0: state[0] | change})

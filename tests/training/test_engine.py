@@ -27,7 +27,7 @@ from labelemb.experiments.job import execute
 from labelemb.losses.catalogue import MODES
 from labelemb.run_folder import RunFolder
 from labelemb.settings.config import ScheduleSettings
-from labelemb.training import engine
+from labelemb.training import device, engine
 from labelemb.training.checkpoint import load_newest, save_checkpoint
 from labelemb.training.engine import Loop, checkpoint_pause
 from labelemb.training.optimizers import learning_rate_factor, make_optimizers, planned_soft_after
@@ -185,7 +185,7 @@ KILLED = """
 import sys, time, torch
 import labelemb
 from labelemb import __main__ as cli
-from labelemb.training import engine
+from labelemb.training import device, engine
 torch.set_num_threads(int(sys.argv[1]))
 engine.checkpoint_pause = lambda save_seconds: 0.02
 take_step = engine.Loop.take_step
@@ -279,9 +279,9 @@ def test_large_checkpoints_take_a_twentieth_of_the_time_at_most() -> None:
 
 def test_a_gpu_is_compiled_for_only_where_a_compiler_is(monkeypatch: pytest.MonkeyPatch) -> None:
     for triton, compiler in [(True, "gcc"), (True, "clang"), (False, "gcc"), (True, None)]:
-        monkeypatch.setattr(engine, "find_spec", lambda name, there=triton: there or None)
-        monkeypatch.setattr(engine, "which", lambda name, there=compiler: there if name == there else None)
-        assert engine._can_compile() is (triton and compiler is not None)
+        monkeypatch.setattr(device, "find_spec", lambda name, there=triton: there or None)
+        monkeypatch.setattr(device, "which", lambda name, there=compiler: there if name == there else None)
+        assert device.can_compile() is (triton and compiler is not None)
 
 
 def graph_calls(monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:

@@ -11,6 +11,7 @@ import json
 import re
 import sys
 import warnings
+import zlib
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -23,6 +24,7 @@ PARTS = {"train": "train", "validation": "validation", "valid": "validation", "v
 PARTS |= {"test": "test"}
 LABEL_NAMES = ("label", "labels", "class", "target", "category", "y")
 _SUFFIX = re.compile(r"\.(csv|tsv|json|jsonl|ndjson|parquet)(\.gz)?$", re.IGNORECASE)
+_HALF_CHARACTER = re.compile(r"\\ud[89a-f]", re.IGNORECASE)  # of JSON, which writes some characters as two
 _PART = re.compile(rf"({'|'.join(PARTS)})([-_.].*)?", re.IGNORECASE)
 
 
@@ -99,7 +101,7 @@ def _content(path: Path) -> bytes:
     try:
         content = path.read_bytes()
         return gzip.decompress(content) if path.suffix.lower() == ".gz" else content
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read: {first_line(error)}") from None
 
 
@@ -132,6 +134,8 @@ def _read_json(text: str, suffix: str, origin: str) -> Any:
     rows = json.loads(text) if suffix == "json" else [json.loads(line) for line in text.splitlines() if line.strip()]
     if not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
         raise InputError(f"{origin}: expected a list of objects, each with the columns' values by their names")
+    if _HALF_CHARACTER.search(text):
+        json.dumps(rows, ensure_ascii=False).encode()  # raises where its other half is not there
     return pd.DataFrame(rows)
 
 
@@ -159,6 +163,7 @@ def _read_parquet(content: bytes, origin: str) -> Columns:
     import pyarrow.parquet
 
     table = pyarrow.parquet.read_table(io.BytesIO(content))
+    table.validate(full=True)  # words are read when they are asked for, and may be no UTF-8
     _check_names(table.column_names, origin)
     return Columns(table.to_pandas(), origin, _hub_names(table.schema.metadata or {}))
 

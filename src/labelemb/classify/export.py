@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from labelemb.classify.networks import Classifier
 from labelemb.classify.predict import load_classifier, temperature_of
+from labelemb.classify.record import read_record
 from labelemb.classify.user_network import UserNetwork
 from labelemb.errors import InputError, RunFailed
 from labelemb.files import write_atomically
@@ -71,7 +72,7 @@ def export_classifier(folder: RunFolder, settings: LabelingSettings, output: Pat
     import onnxruntime
     import onnxscript  # noqa: F401 (what torch's exporter needs, named where it is missing)
 
-    record = folder.inputs
+    record = read_record(folder, settings)
     if not record:
         raise InputError(f"{folder.path} has no inputs.json: train again, or go on with --resume")
     network = load_classifier(folder, settings, tuple(record["shape"]), len(record["label_names"]))

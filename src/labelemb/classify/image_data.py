@@ -17,6 +17,7 @@ from labelemb.errors import InputError, first_line
 from labelemb.files import write_atomically
 
 _FORMAT, _VERSION = "labelemb.images", "1"
+_WHOLE_NUMBERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 PARTS = ("train", "validation", "test")
 
 
@@ -102,7 +103,7 @@ def read_cache(path: Path) -> StoredImages:
 def _names_and_scale(path: Path, metadata: Mapping[str, str]) -> tuple[list[str], float]:
     try:
         names, scale = json.loads(metadata["label_names"]), float(metadata["scale"])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         names, scale = None, 0.0
     if not (isinstance(names, list) and all(isinstance(name, str) for name in names) and 0 < scale < math.inf):
         expected = "label_names, a JSON list of strings, and scale, the pixel value that stands for 1"
@@ -127,7 +128,7 @@ def check_images(data: StoredImages, origin: str) -> None:
             raise InputError(f"{origin}: {name}: expected uint8 or float32 images, got {images.dtype}")
         if images.is_floating_point() and not images.isfinite().all():
             raise InputError(f"{origin}: {name}: the images hold NaN or infinite values")
-        if labels.is_floating_point():
+        if labels.dtype not in _WHOLE_NUMBERS:
             raise InputError(f"{origin}: {name}: expected labels of whole numbers, got {labels.dtype}")
         if labels.min() < 0 or labels.max() >= len(data.label_names):
             found = f"{int(labels.min())} to {int(labels.max())}"

@@ -1,6 +1,7 @@
 """Images of class folders, and of unlike sizes, as tensors."""
 
 import random
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,7 +99,7 @@ def _opened(image: Any) -> Iterator[Any]:
     from PIL import Image
 
     try:
-        with Image.open(image) as opened:
+        with warnings.catch_warnings(action="ignore"), Image.open(image) as opened:  # of damage: it is told below
             yield opened
     except Exception as error:  # Pillow has many for a damaged file
         raise InputError(f"{image} cannot be read as an image: {first_line(error)}") from None

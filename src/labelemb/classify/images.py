@@ -1,6 +1,7 @@
 """Image data sets as tensors: read once through Hugging Face `datasets` or Pillow, cached, then kept on the device."""
 
 import hashlib
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -197,7 +198,10 @@ def _decoded(source: dict[str, Any], settings: ImageDataSettings) -> StoredImage
     datasets.disable_progress_bars()
     origin = str(settings.path or settings.source)
     try:
-        with TemporaryDirectory() as copy:  # of the whole data set, which `datasets` would keep for good
+        with (
+            warnings.catch_warnings(action="ignore"),
+            TemporaryDirectory() as copy,
+        ):  # of the whole data set, which `datasets` would keep for good
             loaded = datasets.load_dataset(**source, cache_dir=copy)
             splits = {PARTS[name]: each for name, each in loaded.items() if name in PARTS}
             names, labels = _labels(splits, settings, origin)
@@ -256,5 +260,12 @@ def _column(dataset: Any, kind: str, wanted: str | None, setting: str) -> str:
 
 
 def _columns(settings: ImageDataSettings) -> str:
-    names = [name or "auto" for name in (settings.image, settings.label)]
+    names = ["auto" if name is None else _as_file_name(name) for name in (settings.image, settings.label)]
     return "-".join(names if settings.size is None else [*names, str(settings.size)])
+
+
+def _as_file_name(name: str) -> str:
+    """A column's name as a part of a file's: as it is where it has letters, digits and dashes alone."""
+    return (
+        name if re.fullmatch(r"[\w-]{1,50}", name) else hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:16]
+    )

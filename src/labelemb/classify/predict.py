@@ -16,7 +16,7 @@ from labelemb.errors import InputError
 from labelemb.files import text_output
 from labelemb.run_folder import RunFolder
 from labelemb.settings.config import LabelingSettings
-from labelemb.training.checkpoint import load_newest
+from labelemb.training.checkpoint import load_newest, must_fit
 from labelemb.training.device import autocast
 
 _BATCH = 1000
@@ -77,7 +77,8 @@ def predict_classes(
     count = f"{len(items.split)} {items.noun}"
     scaled = "" if temperature is None else f"; probabilities at temperature {temperature:.4g}"
     if temperature is None and shown.calibrated is None and folder.temperature is not None:
-        scaled = f"; probabilities as trained: {folder.calibration['num_items']} held-out items tell no temperature"
+        count_held_out = folder.calibration.get("num_items", "the")
+        scaled = f"; probabilities as trained: {count_held_out} held-out items tell no temperature"
     return f"{_error(items, num_errors)}{count}{scaled}"
 
 
@@ -93,7 +94,8 @@ def load_classifier(
     if state is None:
         raise InputError(f"{folder.checkpoints}: no checkpoint yet")
     network = make_network(settings.model, shape, num_classes)
-    tensors = {name: tensor for name, tensor in state["module"].items() if name.startswith(_NETWORK)}
+    with must_fit(folder.checkpoints):
+        tensors = {name: tensor for name, tensor in state["module"].items() if name.startswith(_NETWORK)}
     try:
         network.load_state_dict({name.removeprefix(_NETWORK): tensor for name, tensor in tensors.items()})
     except RuntimeError:

@@ -13,6 +13,8 @@ from labelemb.settings.recipe import setting_names
 from labelemb.training.launch import speaks_for_all
 from labelemb.training.stopping import Stopped
 
+_LONGEST = 1500  # characters of what is said of a mistake
+
 
 def exit_code_of(error: Exception | KeyboardInterrupt, arguments: list[str], *, traceback: bool = False) -> int:
     """Say in one line what went wrong; the exit code. Only what was raised as InputError is the user's, the rest ours.
@@ -64,5 +66,8 @@ def _usage(error: Exception, message: str, arguments: list[str]) -> str:
 
 
 def _say(message: str, code: int) -> int:
-    print(f"labelemb: {' '.join(message.splitlines())}", file=sys.stderr)  # a column's name may have a line break
+    line = " ".join(message.splitlines())  # a column's name may have a line break
+    if len(line) > _LONGEST:  # what was given is in it, and of any length
+        line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
+    print(f"labelemb: {line}", file=sys.stderr)
     return code

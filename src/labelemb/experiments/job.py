@@ -104,7 +104,7 @@ def _resumed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any
         "resumed": [*before.get("resumed", []), now["start"]],
     }
     found = {key: {*before.get("earlier", {}).get(key, []), before.get(key)} for key in TIMING_CONDITIONS}
-    earlier = {key: sorted(others) for key, values in found.items() if (others := values - {now[key], None})}
+    earlier = {key: sorted(others, key=str) for key, values in found.items() if (others := values - {now[key], None})}
     return kept | ({"earlier": earlier} if earlier else {})
 
 

@@ -96,12 +96,14 @@ def _export(folder: RunFolder, settings: Settings, output: Path) -> str:
 def _items(folder: RunFolder, settings: Settings, source: Path | None, data: Path | None) -> "Items":
     """What is to be predicted: `source`, else the test items of `data`, else those of the run's own data."""
     from labelemb.classify.data import Items
+    from labelemb.classify.record import read_record
 
     if source is None:
         moved = settings.data if data is None else settings.data.model_copy(update={"path": data})
         loaded = _load(settings.model_copy(update={"data": moved}), False)
         return Items(loaded.test, loaded.label_names, loaded.shape, f"test {loaded.record['kind']}")
-    record = folder.inputs
+    assert isinstance(settings, LabelingSettings)
+    record = read_record(folder, settings)
     if data is not None or not record:
         why = f"--data {data}" if data is not None else "the run has no inputs.json"
         raise InputError(f"{source}: {why}; of a data set the test items are predicted: give it as --data alone")

@@ -8,13 +8,12 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-import yaml
-
 from labelemb.errors import InputError
 from labelemb.settings.config import Settings
 from labelemb.settings.kinds import KINDS
 from labelemb.settings.variants import Variant, key_of
 from labelemb.settings.which_run import KEYS, is_within
+from labelemb.yaml_text import yaml_value
 
 Grid = dict[str, list[Any]]
 """Keys as they were given, each with its values."""
@@ -74,8 +73,8 @@ def parse_grid(text: str) -> Grid:
         if key in grid:
             raise InputError(f"--tune: {key} stands there twice")
         try:
-            grid[key] = [_with_numbers(value) for value in yaml.safe_load(f"[{values}]")]
-        except (yaml.YAMLError, ValueError):
+            grid[key] = [_with_numbers(value) for value in yaml_value(f"[{values}]")]
+        except ValueError:
             raise InputError(f"--tune {key}: {values!r} are not YAML values with commas") from None
         twice = next((value for index, value in enumerate(grid[key]) if value in grid[key][:index]), None)
         if twice is not None:

@@ -63,7 +63,7 @@ def timing_notes(results: Results) -> list[str]:
     for key in TIMING_CONDITIONS:
         values = {value for runs in results.groups.values() for run in runs for value in _conditions(run, key)}
         if len(values) > 1:
-            unlike.append(f"{key} {' and '.join(map(str, sorted(values)))}")
+            unlike.append(f"{key} {' and '.join(sorted(map(str, values)))}")
     if not unlike:
         return []
     return [f"Seconds an epoch come from runs under unlike conditions and do not compare: {'; '.join(unlike)}."]

@@ -185,6 +185,8 @@ def _image(path: Path, names: Sequence[str]) -> tuple[str, str]:
 def _sentences(path: Path) -> list[dict[str, str]]:
     try:
         examples = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:MAX_SENTENCES]]
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged: {error}") from error
+    if not all(isinstance(example, dict) for example in examples):
+        raise InputError(f"{path} is damaged: expected objects with source, reference and output")
     return [{part: str(example.get(part, "")) for part in ("source", "reference", "output")} for example in examples]

@@ -10,6 +10,7 @@ from typing import Any
 from labelemb.errors import InputError, input_errors
 from labelemb.losses.catalogue import MODES
 from labelemb.report import stats
+from labelemb.report.damage import check_config, check_evaluation
 from labelemb.report.metric import METRICS, Measure, Metric
 from labelemb.run_folder import RunFolder, find_runs, missing_rows
 from labelemb.settings.which_run import Between, differences
@@ -27,9 +28,11 @@ class Run:
         self.recipe, self.mode = str(self.config["recipe"]), str(self.config["mode"])
         self.name = str(self.config.get("variant") or self.mode)  # a mode may be in a comparison under two names
         with input_errors(f"{folder.path / 'config.yaml'} is damaged: seed: "):
-            self.seed = int(self.config["seed"])
+            self.seed = int(str(self.config["seed"]))
+        check_config(folder.path / "config.yaml", self.config)
         self.rows = folder.metrics
         self.evaluation = folder.evaluation
+        check_evaluation(folder.path / "evaluation.json", self.evaluation)
         self.environment = folder.environment
         metric = str(self.config.get("metric", "test_error"))
         if metric not in METRICS:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from labelemb.errors import InputError
+from labelemb.errors import InputError, first_line
 from labelemb.table_file import checked_label_names
 
 Floats = NDArray[np.float32]
@@ -39,9 +39,18 @@ def read_labels(path: Path) -> list[str]:
 
 
 def row_logits(path: Path, labels: Sequence[int]) -> Floats:
-    """Rows (K, C) of `labels` (K,) whose softmax are the soft labels."""
-    with safe_open(path, framework="numpy") as file:
-        return _READERS[_kind(path, file)](file, labels)
+    """Rows (K, C) of `labels` (K,) whose softmax are the soft labels.
+
+    Raises:
+        InputError: the file lacks a tensor, or has it in another shape.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return _READERS[_kind(path, file)](file, labels)
+    except InputError:
+        raise
+    except (SafetensorError, IndexError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is damaged: {first_line(error)}") from error
 
 
 def _kind(path: Path, file: Any) -> str:

@@ -207,9 +207,13 @@ class TextModelSettings(Section):
     heads: Count = Field(4, description="transformer: attention heads")
 
 
+LONGEST = 10_000  # of outputs and beams: memory is taken for all of it
+_Most = Annotated[int, Field(ge=1, le=LONGEST)]
+
+
 class DecodeSettings(Section):
-    beam: Count = Field(10, description="hypotheses kept")
-    max_length: Count = Field(50, description="words at most")
+    beam: _Most = Field(10, description="hypotheses kept")
+    max_length: _Most = Field(50, description="words at most")
     length_penalty: NotNegative = Field(0.0, description="divide the score by length to this power")
     replace_unknown: bool = Field(True, description="replace an unknown word by the most attended source word")
     beam_epochs: Annotated[int, Field(ge=0)] = Field(3, description="last epochs scored by beam search too")

@@ -7,7 +7,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
@@ -17,6 +16,7 @@ from labelemb.settings.config import SECTIONS, ClassifySettings, Settings, plain
 from labelemb.settings.kinds import KINDS
 from labelemb.settings.variants import Variant, parse_variant
 from labelemb.settings.which_run import Between, differences, may_differ
+from labelemb.yaml_text import yaml_value
 
 
 def recipe_names() -> list[str]:
@@ -180,9 +180,9 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
         raise InputError(f"no recipe {recipe!r}{_nearest(recipe, recipe_names())}; `labelemb recipes` lists them")
     source = path if is_file else files("labelemb.settings").joinpath("recipes", f"{recipe}.yaml")
     try:
-        values = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or no day, such as 2026-02-30
-        raise InputError(f"{recipe} is not YAML: {' '.join(str(error).split())}") from None
+        values = yaml_value(source.read_text(encoding="utf-8"))
+    except ValueError as error:  # not UTF-8, too
+        raise InputError(f"{recipe} is not YAML: {error}") from None
     if not isinstance(values, dict):
         raise InputError(f"{recipe}: expected settings as `key: value`, got {type(values).__name__}")
     model = values.get("model")
@@ -198,8 +198,8 @@ def pairs_of(overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:
         if not equals or not key:
             raise InputError(f"expected key=value, got {text!r}, e.g. optimizer.lr=0.01")
         try:
-            yield key, yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError):
+            yield key, yaml_value(value)
+        except ValueError:
             raise InputError(f"{key}: {value!r} is not a YAML value") from None
 
 

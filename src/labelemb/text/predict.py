@@ -13,7 +13,7 @@ import torch
 from labelemb.errors import InputError
 from labelemb.files import read_lines, text_output, whole_text_file
 from labelemb.run_folder import RunFolder
-from labelemb.settings.config import TextSettings
+from labelemb.settings.config import LONGEST, TextSettings
 from labelemb.text.corpus.corpus import Corpus
 from labelemb.text.run_files import load_trained_network, load_vocabularies, score_lines
 from labelemb.text.translate import Translation, Translator
@@ -76,8 +76,9 @@ def predict_text(folder: RunFolder, settings: TextSettings, options: PredictOpti
 
 def _check(options: PredictOptions) -> None:
     for name, value in {"--beam": options.beam, "--max-length": options.max_length}.items():
-        if value is not None and value < 1:
-            raise InputError(f"{name} {value}: expected 1 or more" + (", 1 is greedy" if name == "--beam" else ""))
+        if value is not None and not 1 <= value <= LONGEST:
+            greedy = ", 1 is greedy" if name == "--beam" else ""
+            raise InputError(f"{name} {value}: expected 1 or more, at most {LONGEST:,}{greedy}")
     if (options.src is None) == (options.data is None):
         raise InputError("expected one of --src FILE (raw text, - for standard input) and --data FOLDER (a corpus)")
     if options.data is not None and options.ref is not None:

@@ -20,7 +20,7 @@ from labelemb.text.corpus.corpus import SIDES, Corpus
 from labelemb.text.corpus.vocab import Vocabulary
 from labelemb.text.scores import ROUGE_SIGNATURE, bleu, rouge
 from labelemb.text.translate import Network, make_network
-from labelemb.training.checkpoint import load_newest
+from labelemb.training.checkpoint import load_newest, must_fit
 
 
 class BestNetwork:
@@ -151,7 +151,8 @@ def load_trained_network(
         newest = load_newest(folder.checkpoints)
         if newest is None:
             raise InputError(f"{folder.checkpoints}: no checkpoint yet")
-        module = newest["module"].items()
+        with must_fit(folder.checkpoints):
+            module = newest["module"].items()
         state = {key.removeprefix("network."): value for key, value in module if key.startswith("network.")}
     network = make_network(settings.model, *sizes, shared=shared)
     try:

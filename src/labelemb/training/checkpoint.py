@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from labelemb.errors import InputError
+from labelemb.errors import InputError, named_line
 from labelemb.files import write_atomically, write_json
 
 _NUM_KEPT = 2
@@ -72,7 +73,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         state = _with_tensors(document["state"], load(content))
         if not isinstance(state, dict):
             raise ValueError("its state is not a mapping")
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+    except (OSError, KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
         raise InputError(f"checkpoint {path} is damaged: {error}") from error
     return state
 
@@ -104,6 +105,23 @@ def whole_checkpoints(folder: Path) -> Iterator[dict[str, Any]]:
         yield state
     if damage is not None and not any_whole:
         raise damage
+
+
+@contextmanager
+def must_fit(folder: Path) -> Iterator[None]:
+    """For what takes a whole checkpoint apart: one of another shape is the file's mistake, not ours.
+
+    Raises:
+        InputError: names the run's checkpoints.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{folder}: the checkpoint does not fit this run: {named_line(error)}; remove its folder, or the run's"
+        ) from error
 
 
 def _checksum(document: Any) -> str:

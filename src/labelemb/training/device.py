@@ -8,7 +8,9 @@ import sys
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import torch
@@ -39,6 +41,11 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Where a network computes: in bfloat16 where the settings' precision says so, else as it is."""
     enabled = precision == "bfloat16"
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=enabled)
+
+
+def can_compile() -> bool:
+    """Whether torch.compile can make programs for a GPU: it needs Triton, and a C compiler to call its kernels."""
+    return find_spec("triton") is not None and any(which(name) for name in ("cc", "gcc", "clang"))
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:

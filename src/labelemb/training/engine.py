@@ -8,8 +8,6 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from importlib.util import find_spec
-from shutil import which
 from typing import Any
 
 import torch
@@ -21,12 +19,13 @@ from labelemb.losses.label_embedding import LabelEmbeddingLoss
 from labelemb.losses.soft_label import SoftLabelLoss
 from labelemb.run_folder import RunFolder, missing_rows
 from labelemb.settings.config import RunSettings
-from labelemb.training.checkpoint import save_checkpoint, whole_checkpoints
-from labelemb.training.device import autocast
+from labelemb.training.checkpoint import must_fit, save_checkpoint, whole_checkpoints
+from labelemb.training.device import autocast, can_compile
 from labelemb.training.epoch_sums import EpochSums
 from labelemb.training.optimizers import (
     lay_out_as_parameters,
     learning_rate_factor,
+    load_moments,
     make_optimizers,
     planned_soft_after,
 )
@@ -89,7 +88,7 @@ class Loop:
         self.last_save, self.save_seconds = time.monotonic(), 0.0
         if self.device.type == "cuda" and not task.varying_shapes:
             torch.backends.cudnn.benchmark = True  # of the whole process: each of the few shapes is tried once
-        if settings.compile or (settings.compile is None and self.device.type == "cuda" and _can_compile()):
+        if settings.compile or (settings.compile is None and self.device.type == "cuda" and can_compile()):
             _compile(task)
         self.module: nn.Module = task.module
         if self.processes.size > 1:
@@ -239,16 +238,19 @@ class Loop:
         """Go back to the newest checkpoint whose rows are there, if it has any, and drop the rows that came after it.
 
         Raises:
-            InputError: there are checkpoints, and for each one rows of its epochs are lost.
+            InputError: there are checkpoints, and for each one rows of its epochs are lost, or the newest does not fit.
         """
-        state = self.processes.from_first(self._newest_state() if self.processes.is_first else None)
-        if state is None:
-            if self.processes.is_first:
-                self.folder.write_metrics([])
-            return
+        with must_fit(self.folder.checkpoints):
+            state = self.processes.from_first(self._newest_state() if self.processes.is_first else None)
+            if state is not None:
+                self._go_back_to(state)
+        if self.processes.is_first:
+            self.folder.write_metrics([row for row in self.folder.metrics if row["epoch"] <= self.epoch])
+
+    def _go_back_to(self, state: dict[str, Any]) -> None:
         self.task.module.load_state_dict(state["module"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+            load_moments(optimizer, saved["state"])
             lay_out_as_parameters(optimizer)
         torch.set_rng_state(state["random"]["cpu"])
         if self.device.type == "cuda" and "cuda" in state["random"]:
@@ -257,8 +259,8 @@ class Loop:
         self.epoch, self.batch, self.stopwatch.seconds = position["epoch"], position["batch"], position["seconds"]
         of_processes = state.get("processes") or [{"sums": state["sums"], "terms": state.get("terms")}]
         restore_own_state(self.task.module, self.sums, of_processes, self.processes)
-        if self.processes.is_first:
-            self.folder.write_metrics([row for row in self.folder.metrics if row["epoch"] <= self.epoch])
+        if not (0 <= self.epoch <= self.settings.epochs and 0 <= self.batch <= self.task.num_batches):
+            raise ValueError(f"epoch {self.epoch} and batch {self.batch} of {self.planned_steps} steps")
 
     def _newest_state(self) -> dict[str, Any] | None:
         rows, missing = self.folder.metrics, ""
@@ -284,11 +286,6 @@ def _compile(task: Task) -> None:
     # Left to itself, it would answer the short last batch of the first epoch with a graph for any size, and from then
     # on use that slower one for the full batches too.
     task.module.compile(dynamic=None if task.varying_shapes else False)
-
-
-def _can_compile() -> bool:
-    """Whether torch.compile can make programs for a GPU: it needs Triton, and a C compiler to call its kernels."""
-    return find_spec("triton") is not None and any(which(name) for name in ("cc", "gcc", "clang"))
 
 
 def checkpoint_pause(save_seconds: float) -> float:

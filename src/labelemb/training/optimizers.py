@@ -1,6 +1,7 @@
 """What makes the updates: an optimiser each for network and criterion, and what changes over the steps of a run."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -41,6 +42,26 @@ def _groups_of_criterion(criterion: nn.Module, table_lr: float | None) -> list[d
     others = [parameter for parameter in named.values() if not any(parameter is one for one in table)]
     groups: list[dict[str, Any]] = [{"params": others}] if others else []
     return [*groups, {"params": table, "lr": table_lr}] if table else groups
+
+
+def load_moments(optimizer: torch.optim.Optimizer, state: Mapping[int, Mapping[str, Any]]) -> None:
+    """Take up what an optimizer of the same settings had in store of each parameter; its groups' settings stay.
+
+    Raises:
+        ValueError: there are others than of a parameter's shape, which a fused step would read beyond their ends.
+    """
+    optimizer.load_state_dict({"state": dict(state), "param_groups": optimizer.state_dict()["param_groups"]})
+    names = {frozenset(moments) for moments in optimizer.state.values()}
+    if len(names) > 1:
+        raise ValueError(f"its optimizer has in store {' or '.join(map(str, map(sorted, names)))}")
+    for parameter, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if value is None:  # SGD without momentum
+                continue
+            expected = () if name == "step" else tuple(parameter.shape)
+            if not isinstance(value, Tensor) or not value.is_floating_point() or tuple(value.shape) != expected:
+                found = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
+                raise ValueError(f"its optimizer's {name}: expected {expected}, got {found}")
 
 
 def lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:

@@ -163,7 +163,10 @@ def test_a_loaded_corpus_is_mapped_not_read(corpus_folder: Path) -> None:
     [
         ("metadata.json", "{}", "expected a corpus with metadata.json"),
         ("metadata.json", '{"format": "labelemb.corpus", "version": 0}', "corpus version 0, expected 1"),
+        ("metadata.json", '{"format": "labelemb.corpus", "version": 1}', "metadata.json is damaged: expected vocab"),
         ("train.source.tokens.npy", "", "damaged corpus"),
+        ("train.source.tokens.npy", "\x93NUMPY\x01\x00\x10\x00{'descr': (((((((", "damaged corpus"),
+        ("valid.target.txt", "x\n", "valid.target.txt: 1 lines, encoded are 2"),
         ("target.vocabulary.json", None, "target.vocabulary.json is not the one it was encoded with"),
         ("train.source.tokens.npy", None, "expected the int32 tokens"),
     ],
@@ -177,4 +180,18 @@ def test_a_damaged_corpus_is_refused(corpus_folder: Path, name: str, content: st
     else:
         (corpus_folder / name).write_text(content)
     with pytest.raises(ValueError, match=message):
+        Corpus.load(corpus_folder)
+
+
+@pytest.mark.parametrize("ids", [[4, 5, 99], [4, 5, -1]])
+def test_ids_that_the_vocabulary_does_not_have_are_refused(corpus_folder: Path, ids: list[int]) -> None:
+    np.save(corpus_folder / "train.source.tokens.npy", np.array(ids, np.int32))
+    with pytest.raises(ValueError, match=r"damaged corpus, ids -?\d+ to \d+ of 7 tokens"):
+        Corpus.load(corpus_folder)
+
+
+@pytest.mark.parametrize("offsets", [[0, 3, 3], [1, 2, 3], [0, 5, 3], [[0, 2, 3]], []])
+def test_offsets_that_are_no_places_of_lines_are_refused(corpus_folder: Path, offsets: list[object]) -> None:
+    np.save(corpus_folder / "train.source.offsets.npy", np.array(offsets, np.int64))
+    with pytest.raises(ValueError, match="expected the int32 tokens that the offsets beside it count"):
         Corpus.load(corpus_folder)

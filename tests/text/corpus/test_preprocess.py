@@ -148,6 +148,7 @@ def test_different_line_counts_are_an_error(tmp_path: Path) -> None:
         ({"lcsts": Path("x")}, "--lcsts contradicts --train-src"),
         ({"char": True, "bpe": 100}, "exclude each other"),
         ({"bpe": 0}, "a vocabulary of 0 has no room"),
+        ({"bpe": 9_999_999_999}, "--bpe 9999999999: expected at most 1,000,000"),
         ({"src_length": 0}, "--src-length 0: expected 1 or more"),
         ({"share": True, "tgt_vocab": Path("x")}, "--tgt-vocab contradicts --share"),
         ({"share": True, "tgt_vocab_size": 7}, "--tgt-vocab-size 7 contradicts --share"),

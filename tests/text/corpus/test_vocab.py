@@ -112,6 +112,9 @@ def test_subwords_are_the_same_every_time() -> None:
     assert len({build("bpe").fingerprint for _ in range(5)}) == 1
 
 
+HEAD = '{"format": "labelemb.vocabulary", "version": 1'
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -124,6 +127,10 @@ def test_subwords_are_the_same_every_time() -> None:
             json.dumps({"format": "labelemb.vocabulary", "version": 1, "unit": "word", "lower": True, "tokens": ["a"]}),
             "begins with <pad>",
         ),
+        (f'{HEAD}, "unit": "char", "lower": false, "tokens": ["<pad>", "<unk>", "<s>", "</s>", "ab"]}}', "single"),
+        (f'{HEAD}, "unit": "word", "lower": false, "tokens": [3]}}', "expected a list of words"),
+        (f'{HEAD}, "unit": "word", "lower": 3, "tokens": []}}', "lower: expected true or false"),
+        ("[" * 100_000, "expected a vocabulary in JSON"),
     ],
 )
 def test_a_bad_vocabulary_file_is_named(tmp_path: Path, content: str | None, message: str) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from labelemb.errors import InputError
 from labelemb.files import read_lines
+from labelemb.text.corpus.damage import are_lines, check_ids, check_metadata
 from labelemb.text.corpus.vocab import BOS, EOS, PAD, Vocabulary
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class Corpus:
 
     @classmethod
     def load(cls, folder: Path | str) -> "Corpus":
-        """Map a corpus into memory; only vocabularies, offsets and the raw development and test lines are read.
+        """Map a corpus into memory; only vocabularies, offsets and the raw development and test lines are kept there.
 
         Raises:
             InputError: the folder holds no corpus, one of another version, or a damaged one.
@@ -105,14 +106,19 @@ class Corpus:
         metadata = read_metadata(folder)
         if metadata is None:
             raise InputError(f"{folder}: expected a corpus with metadata.json; make it with `labelemb preprocess`")
-        if metadata["version"] != VERSION:
-            raise InputError(f"{folder}: corpus version {metadata['version']}, expected {VERSION}; preprocess again")
+        if metadata.get("version") != VERSION:
+            version = metadata.get("version")
+            raise InputError(f"{folder}: corpus version {version}, expected {VERSION}; preprocess again")
+        check_metadata(folder, metadata, SIDES)
         vocabularies = [Vocabulary.load(folder / f"{side}.vocabulary.json") for side in SIDES]
         for side, vocabulary in zip(SIDES, vocabularies, strict=True):
             if vocabulary.fingerprint != metadata["vocabularies"][side]["sha256"]:
                 raise InputError(f"{folder}: {side}.vocabulary.json is not the one it was encoded with")
         source, target = (vocabularies[0], vocabularies[0]) if metadata["share"] else vocabularies
         splits = {name: _load_split(folder, name) for name in metadata["splits"]}
+        for split in splits.values():
+            check_ids(folder, split.source.tokens, len(source))
+            check_ids(folder, split.target.tokens, len(target))
         return cls(folder, metadata, source, target, splits["train"], splits["valid"], splits.get("test"))
 
 
@@ -120,7 +126,7 @@ def read_metadata(folder: Path) -> dict[str, Any] | None:
     """The metadata of a corpus folder of any version; None where the folder holds something else."""
     try:
         metadata = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return metadata if isinstance(metadata, dict) and metadata.get("format") == FORMAT else None
 
@@ -132,9 +138,9 @@ def _load_split(folder: Path, name: str) -> Split:
         try:
             tokens = np.load(tokens_path, mmap_mode="r", allow_pickle=False)
             offsets = np.load(offsets_path, allow_pickle=False)
-        except (EOFError, OSError, ValueError) as error:
+        except Exception as error:  # NumPy's reader of headers has many
             raise InputError(f"{folder}: damaged corpus, preprocess again: {error}") from None
-        if tokens.dtype != np.int32 or offsets.dtype != np.int64 or offsets[-1] != len(tokens):
+        if not (are_lines(tokens, offsets)):
             raise InputError(
                 f"{tokens_path}: expected the int32 tokens that the offsets beside it count; preprocess again"
             )
@@ -143,6 +149,9 @@ def _load_split(folder: Path, name: str) -> Split:
         raise InputError(f"{folder}: the two sides of {name} differ in length; preprocess again")
     texts = [folder / f"{name}.{side}.txt" for side in SIDES]
     lines = [list(read_lines(path)) if name != "train" else [] for path in texts]
+    for path, read in zip(texts, lines, strict=True):
+        if name != "train" and len(read) != len(sides[0].offsets) - 1:
+            raise InputError(f"{path}: {len(read)} lines, encoded are {len(sides[0].offsets) - 1}; preprocess again")
     return Split(sides[0], sides[1], lines[0], lines[1])
 
 

@@ -17,6 +17,7 @@ from labelemb.text.corpus.pairs import Stream, has_empty_side, headlines, parall
 from labelemb.text.corpus.vocab import Vocabulary
 
 SPLITS = ("train", "valid", "test")
+MOST_SUBWORDS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ def _check_options(options: PreprocessOptions) -> None:
     for name in ("src_length", "tgt_length"):
         if getattr(options, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected 1 or more")
+    if options.bpe is not None and options.bpe > MOST_SUBWORDS:  # the trainer takes memory for all of them at once
+        raise InputError(f"--bpe {options.bpe}: expected at most {MOST_SUBWORDS:,}")
     if options.share and options.tgt_vocab is not None:
         raise InputError("--tgt-vocab contradicts --share: the one vocabulary is --src-vocab")
     if options.share and options.tgt_vocab_size not in (options.src_vocab_size, PreprocessOptions.tgt_vocab_size):

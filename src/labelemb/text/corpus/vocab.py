@@ -168,7 +168,7 @@ class Vocabulary:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise InputError(f"{path}: no such vocabulary file; `labelemb preprocess` writes one") from None
-        except ValueError as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(
                 f"{path}: expected a vocabulary in JSON, as `labelemb preprocess` writes: {error}"
             ) from None
@@ -181,7 +181,10 @@ class Vocabulary:
     @classmethod
     def _from_content(cls, content: dict[str, Any], path: Path | str) -> "Vocabulary":
         try:
+            if not isinstance(content["lower"], bool):
+                raise TypeError(f"lower: expected true or false, got {content['lower']!r}")
             if content["unit"] != "bpe":
+                _check_tokens(content["tokens"], of_characters=content["unit"] == "char")
                 return cls(content["tokens"], unit=content["unit"], lower=content["lower"])
             from tokenizers import Tokenizer
 
@@ -221,6 +224,14 @@ def clean_line(line: str, *, unit: Unit, lower: bool) -> str:
     if unit == "bpe":
         line = line.replace(SPACE_MARK, _TEXTS_OWN_MARK)
     return line.lower() if lower else line
+
+
+def _check_tokens(tokens: object, *, of_characters: bool) -> None:
+    """Raise TypeError for what is no list of words, or of single characters."""
+    if not (isinstance(tokens, list) and all(isinstance(token, str) for token in tokens)):
+        raise TypeError("tokens: expected a list of words")
+    if of_characters and any(len(token) != 1 for token in tokens[len(SPECIAL_SYMBOLS) :]):
+        raise TypeError("tokens: expected single characters")
 
 
 def _train_bpe(lines: Iterator[str], size: int) -> "Tokenizer":
