@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from labelemb.classify.data import Answers
+
 NUM_BINS = 15
 LARGEST_FULL_CONFUSION = 200
 MAX_CONFUSIONS = 2000
@@ -113,6 +115,15 @@ class ClassificationMetrics:
             **self.probability_measures(),
             "confusion": confusions(target, predicted, self.num_classes),
         }
+
+    def answers(self) -> Answers:
+        """What was predicted for each item, in the order in which they came.
+
+        Raises:
+            ValueError: there are no items.
+        """
+        _, confidence, predicted, _ = self._gathered()
+        return Answers(predicted, confidence)
 
     def _gathered(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """All items' values on the host, where sums come in one order."""
