@@ -106,7 +106,7 @@ function showNearest(part, article, label) {
     return item;
   }));
   const block = article.querySelector('[data-chart="block"]');
-  if (block && charts.has(block)) draw(block);
+  if (block && charts.has(block) && charts.get(block).drawn) draw(block);
 }
 
 /** The chosen label and its nearest ones; blank where a label is not among the nearest of another. */

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from labelemb.report.learned_labels import Array, LabelTables
+from labelemb.report.learned_labels import NUM_KEPT, Array, LabelTables
 from labelemb.report.page.charts import rounded
 from labelemb.report.page.similarity import Plane, arranged, distances, plane
 
 LARGEST_MATRIX = 200
-NUM_NEAREST = 10
+NUM_NEAREST = NUM_KEPT
 NUM_ON_PLANE = 150  # of a larger table: the labels with the strongest pairs
 SHARE_DIGITS = 5
 
@@ -41,7 +41,7 @@ def _whole(rows: Array, names: Sequence[str]) -> dict[str, Any]:
 def _by_neighbors(tables: LabelTables) -> dict[str, Any]:
     """Flat lists of the k nearest of each label that has a row: positions, and shares in parts of 100,000."""
     labels = tables.affordable()
-    indices, shares = tables.nearest_indices(labels, NUM_NEAREST)
+    indices, shares = tables.first_nearest
     return {
         "rows": None if len(labels) == tables.num_labels else labels,
         "num_nearest": indices.shape[1],

@@ -47,7 +47,16 @@ function chart(node, draw) {
   nearby.observe(node);
 }
 
+/** Plotly is in the page as text until the first chart is drawn: words and tables need not wait for it. */
+function needLibrary() {
+  if (window.Plotly) return;
+  const script = document.createElement("script");
+  script.textContent = document.getElementById("library").textContent;
+  document.head.append(script); // runs at once; the page's policy knows its sum
+}
+
 function draw(node) {
+  needLibrary();
   const found = charts.get(node);
   found.drawn = true;
   found.draw(node);
@@ -58,7 +67,7 @@ function redraw() {
 }
 
 const nearby = new IntersectionObserver((entries) => {
-  for (const { isIntersecting, target } of entries) if (isIntersecting && !charts.get(target).drawn) draw(target);
+  for (const { isIntersecting, target } of entries) if (isIntersecting) requestAnimationFrame(() => setTimeout(() => charts.get(target).drawn || draw(target)));
 }, { rootMargin: "400px" });
 
 systemIsDark.addEventListener("change", redraw);
