@@ -96,7 +96,7 @@ def test_what_start_shows_is_what_the_runs_gave() -> None:
 
 
 def test_reading_the_page_has_every_part_of_the_page_in_its_order() -> None:
-    template = (ROOT / "src" / "labelemb" / "report" / "page.html").read_text(encoding="utf-8")
+    template = (ROOT / "src" / "labelemb" / "report" / "page" / "template.html").read_text(encoding="utf-8")
     assert re.findall(r"^## (.+)$", PAGES["reading-the-page"], flags=re.MULTILINE) == re.findall(
         r"<h2>(.+)</h2>", template
     )

@@ -1,5 +1,6 @@
 """The image task: batches from (seed, epoch) alone, inputs as documented, and what a run leaves behind."""
 
+import json
 from pathlib import Path
 from shutil import which
 from typing import Any, Self
@@ -11,7 +12,7 @@ from tests.small_runs import bits, small_run, small_settings, write_image_cache
 from torch import Tensor
 
 from labelemb import LabelTable
-from labelemb.classify.data import ClassifySplit
+from labelemb.classify.data import Answers, ClassifySplit
 from labelemb.classify.image_data import ImageData, ImageSplit
 from labelemb.classify.image_inputs import ImageInputs, load_image_inputs
 from labelemb.classify.images import load_images
@@ -177,8 +178,15 @@ def test_a_run_leaves_evaluation_table_and_examples(tmp_path: Path) -> None:
     right = sum(count for true, predicted, count in evaluation["confusion"] if true == predicted)
     assert 1 - right / 719 == pytest.approx(folder.metrics[-1]["test_error"])
     assert LabelTable.load(folder.table).label_names == names
-    examples = sorted(path.name for path in folder.examples.iterdir())
-    assert examples == [f"{label:04d}-{number}.png" for label in range(10) for number in range(4)]
+    answers = json.loads((folder.examples / "answers.json").read_text())
+    mistaken = [
+        i for i, pair in enumerate(zip(answers["label"], answers["predicted"], strict=True)) if len({*pair}) > 1
+    ]
+    surest = sorted(mistaken, key=lambda index: -answers["certainty"][index])[:40]
+    pictures = {path.name for path in folder.examples.glob("*.png")}
+    assert pictures >= {f"{label:04d}-{number}.png" for label in range(10) for number in range(4)}
+    assert len(pictures) == 40 + len(surest)
+    assert len(mistaken) == round(folder.metrics[-1]["test_error"] * len(answers["label"]))
     with Image.open(folder.examples / "0003-0.png") as picture:
         assert (picture.size, picture.mode) == ((8, 8), "L")
         assert max(picture.tobytes()) > 200  # 16 is white
@@ -292,7 +300,7 @@ class Vectors:
     def to(self, device: torch.device, *, channels_last: bool) -> Self:
         return self
 
-    def examples(self, folder: Path) -> None:
+    def examples(self, folder: Path, answers: Answers) -> None:
         folder.mkdir()
         (folder / "examples.txt").write_text("two of each")
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import json
 import os
 import re
 import shutil
@@ -504,12 +505,49 @@ def test_a_report_is_written_again_from_run_folders(capsys: Output, tmp_path: Pa
     assert any("baseline" in line for line in lines)
 
 
-def test_a_report_without_a_finished_run_is_refused(capsys: Output, tmp_path: Path) -> None:
+def test_a_report_without_a_finished_run_is_a_page_that_says_so(capsys: Output, tmp_path: Path) -> None:
     folder = small_run(tmp_path)
     folder.write_environment(folder.environment | {"end": None})
+    lines = run(capsys, "report", str(tmp_path))
+    assert lines[-2].startswith("Left out, unfinished: emb, seed 0")
+    assert "No run has finished yet" in Path(lines[-1]).read_text(encoding="utf-8")
+
+
+def test_a_report_of_an_empty_folder_is_a_page_that_says_so(capsys: Output, tmp_path: Path) -> None:
+    lines = run(capsys, "report", str(tmp_path))
+    assert lines[0] == f"no runs (folders with a config.yaml) in {tmp_path}"
+    assert "There is nothing to show" in Path(lines[1]).read_text(encoding="utf-8")
+
+
+def test_the_summary_is_printed_as_json_and_nothing_written(capsys: Output, tmp_path: Path) -> None:
+    small_run(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    assert refused(capsys, "report", str(tmp_path)) == f"no finished run in {tmp_path}: 1 unfinished"
+    summary = json.loads("\n".join(run(capsys, "report", str(tmp_path), "--json")))
+    assert list(summary["modes"]) == ["emb"]
     assert sorted(tmp_path.rglob("*")) == before
+    assert "no runs" in refused(capsys, "report", str(folder_in(tmp_path)), "--json")
+
+
+def folder_in(path: Path) -> Path:
+    """A new empty folder."""
+    (path / "empty").mkdir()
+    return path / "empty"
+
+
+def test_recipes_are_reported_side_by_side(capsys: Output, tmp_path: Path) -> None:
+    small_run(tmp_path)
+    small_run(tmp_path, "recipe=other")
+    lines = run(capsys, "report", str(tmp_path))
+    assert [line for line in lines if line.endswith(":")] == ["digits:", "other:"]
+    assert {each["recipe"] for each in json.loads((tmp_path / "summary.json").read_text())["recipes"]} == {
+        "digits",
+        "other",
+    }
+
+
+def test_a_port_that_cannot_be_served_on_is_one_line(capsys: Output, tmp_path: Path) -> None:
+    line = refused(capsys, "report", str(tmp_path), "--serve", "--bind", "192.0.2.1", "--port", "0")
+    assert "--bind 192.0.2.1 --port 0: cannot listen there" in line
 
 
 @pytest.mark.parametrize(

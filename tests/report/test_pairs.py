@@ -9,9 +9,9 @@ import pytest
 
 from labelemb.errors import InputError
 from labelemb.report.comparison import NOTHING, TERMINAL_WIDTH, comparison, summary_text
-from labelemb.report.page import write_report
 from labelemb.report.pairs import against_smoothing, best_smoothing, marks, pairs_summary
 from labelemb.report.summary import Results, read_results
+from labelemb.report.write import write_report
 from labelemb.run_folder import RunFolder
 
 MakeRun = Callable[..., RunFolder]

@@ -35,6 +35,15 @@ class Items(NamedTuple):
     """Of each item, where they have one: files."""
 
 
+class Answers(NamedTuple):
+    """What a network answered to N test items."""
+
+    predicted: Tensor
+    """(N,) int64 in [0, C)."""
+    certainty: Tensor
+    """(N,) floating point in [0, 1]: the probability of that label."""
+
+
 class ClassifyData(Protocol):
     """A labelled data set and the way from its items to the network's inputs."""
 
@@ -81,5 +90,5 @@ class ClassifyData(Protocol):
     def to(self, device: torch.device, *, channels_last: bool) -> Self:
         """The same data on a device; inputs of images then have their channels innermost if asked for."""
 
-    def examples(self, folder: Path) -> None:
-        """Write some test items of every label into a folder, to be looked at."""
+    def examples(self, folder: Path, answers: Answers) -> None:
+        """Write some test items of every label into a folder, to be looked at, and what was answered to them."""

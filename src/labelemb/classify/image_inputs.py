@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from labelemb.classify.answers import write_answers
 from labelemb.classify.augment import channel_statistics, cutmix, mixup, normalize, random_crop, random_flip
-from labelemb.classify.data import Items
+from labelemb.classify.data import Answers, Items
 from labelemb.classify.image_data import ImageData, ImageSplit
 from labelemb.classify.image_files import find_images, images_below
 from labelemb.classify.image_folders import pixels
@@ -129,21 +130,26 @@ class ImageInputs:
         mean, std = self.standardize.mean.to(device), self.standardize.std.to(device)
         return replace(self, data=self.data.to(device), standardize=Standardizer(mean, std, channels_last))
 
-    def examples(self, folder: Path) -> None:
-        """Write the first test images of every label as pictures."""
-        from PIL import Image
-
-        folder.mkdir(exist_ok=True)
-        images, labels = self.data.test.images.cpu(), self.data.test.labels.cpu()
+    def examples(self, folder: Path, answers: Answers) -> None:
+        """Write the first test images of every label as pictures, those mistaken most surely, and all answers."""
+        labels = self.data.test.labels.cpu()
         for label in range(self.data.num_classes):
             for number, index in enumerate((labels == label).nonzero().squeeze(1)[:_EXAMPLES_PER_LABEL].tolist()):
-                pixels = (images[index].float() * (255 / self.data.scale)).clamp(0, 255).byte().permute(1, 2, 0)
-                if pixels.shape[2] > 4:  # more bands than a picture has: the first three
-                    pixels = pixels[..., :3]
-                picture = Image.fromarray(pixels.squeeze(2).numpy() if pixels.shape[2] == 1 else pixels.numpy())
-                path = folder / f"{label:04d}-{number}.png"
-                with named(path):
-                    picture.save(path)
+                self._write_picture(index, folder / f"{label:04d}-{number}.png")
+        for index in write_answers(folder, labels, answers):
+            self._write_picture(index, folder / f"item-{index:06d}.png")
+
+    def _write_picture(self, index: int, path: Path) -> None:
+        from PIL import Image
+
+        image = self.data.test.images[index].cpu().float() * (255 / self.data.scale)  # (bands, height, width)
+        bands = image.clamp(0, 255).byte().permute(1, 2, 0)
+        if bands.shape[2] > 4:  # more bands than a picture has: the first three
+            bands = bands[..., :3]
+        picture = Image.fromarray(bands.squeeze(2).numpy() if bands.shape[2] == 1 else bands.numpy())
+        path.parent.mkdir(exist_ok=True)
+        with named(path):
+            picture.save(path)
 
 
 def load_image_inputs(settings: ClassifySettings, *, download: bool = False) -> ImageInputs:

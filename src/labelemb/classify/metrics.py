@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from labelemb.classify.data import Answers
 from labelemb.training.processes import Processes
 
 NUM_BINS = 15
@@ -124,6 +125,15 @@ class ClassificationMetrics:
         everyone = shared_by.gathered([[part.cpu() for part in parts] for parts in kept])
         for place, parts in enumerate(kept):
             parts[:] = [part for of_one in everyone for part in of_one[place]]
+
+    def answers(self) -> Answers:
+        """What was predicted for each item, in the order in which they came.
+
+        Raises:
+            ValueError: there are no items.
+        """
+        _, confidence, predicted, _ = self._gathered()
+        return Answers(predicted, confidence)
 
     def _gathered(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """All items' values on the host, where sums come in one order."""

@@ -19,7 +19,7 @@ from labelemb.classify.columns import (
     read_parts,
     words,
 )
-from labelemb.classify.data import Items
+from labelemb.classify.data import Answers, Items
 from labelemb.classify.division import Part, Split, divide, labels_of
 from labelemb.classify.ngrams import MOST
 from labelemb.classify.text_networks import encoder
@@ -105,7 +105,7 @@ class SentenceInputs:
         validation = None if self.validation is None else self.validation.to(device)
         return replace(self, train=self.train.to(device), validation=validation, test=self.test.to(device))
 
-    def examples(self, folder: Path) -> None:
+    def examples(self, folder: Path, answers: Answers) -> None:
         """Nothing: the page shows pictures, and sentences with their outputs."""
 
 

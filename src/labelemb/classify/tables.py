@@ -19,7 +19,7 @@ from labelemb.classify.columns import (
     read_parts,
     words,
 )
-from labelemb.classify.data import Items
+from labelemb.classify.data import Answers, Items
 from labelemb.classify.division import Part, divide, labels_of
 from labelemb.errors import InputError
 from labelemb.settings.config import TableSettings
@@ -80,7 +80,7 @@ class TableInputs:
         validation = None if self.validation is None else self.validation.to(device)
         return replace(self, train=self.train.to(device), validation=validation, test=self.test.to(device))
 
-    def examples(self, folder: Path) -> None:
+    def examples(self, folder: Path, answers: Answers) -> None:
         """Nothing: numbers are not looked at."""
 
 

@@ -77,7 +77,7 @@ class ClassifyTask:
             self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.num_batches = -(-len(data.train) // settings.batch_size)  # the last short batch is kept
         self.varying_shapes = data.varying_shapes
-        self._evaluation: dict[str, Any] = {}
+        self._of_test: ClassificationMetrics | None = None
 
     def begin(self) -> None:
         """Write what makes inputs of other items, for predictions; a run goes on with the data that it began with."""
@@ -124,9 +124,8 @@ class ClassifyTask:
             row |= _columns("valid", self._measure(self.data.validation, shared_by=processes()))
         if self.settings.tuning is not None:
             return row
-        metrics = self._measure(self.data.test, shared_by=processes())
-        self._evaluation = metrics.evaluation()
-        return row | _columns("test", metrics)
+        self._of_test = self._measure(self.data.test, shared_by=processes())
+        return row | _columns("test", self._of_test)
 
     def finish(self) -> None:
         """Write the temperature, evaluation.json, the learned table, and for the first seed some test items."""
@@ -134,11 +133,10 @@ class ClassifyTask:
         save_table(self.module.criterion, self.data.label_names, self.folder.table)
         if self.settings.tuning is not None:
             return
-        if not self._evaluation:  # resumed after the last epoch
-            self._evaluation = self._measure(self.data.test).evaluation()
-        self.folder.write_evaluation(self._evaluation | self._calibrate() | {"label_names": self.data.label_names})
+        metrics = self._of_test or self._measure(self.data.test)  # the latter where resumed after the last epoch
+        self.folder.write_evaluation(metrics.evaluation() | self._calibrate() | {"label_names": self.data.label_names})
         if self.settings.seed == 0:
-            self.data.examples(self.folder.examples)
+            self.data.examples(self.folder.examples, metrics.answers())
 
     @torch.no_grad()
     def predict(self, split: ClassifySplit, items: slice | None = None) -> Iterator[tuple[Tensor, Tensor]]:

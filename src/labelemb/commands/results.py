@@ -1,28 +1,79 @@
 """The commands that read finished runs: `report`, `neighbors`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from labelemb.errors import InputError, input_errors
 
+if TYPE_CHECKING:
+    from labelemb.report.summary import Results
+
 
 def report(
-    folders: Annotated[list[Path], typer.Argument(help="Folders with runs of one recipe.")],
+    folders: Annotated[list[Path], typer.Argument(help="Folders with runs, of one recipe or of several.")],
     output: Annotated[Path | None, typer.Option("--output", help="Where to write; default: the first folder.")] = None,
     labels: Annotated[str | None, typer.Option("--labels", help="Labels on the heat map, with commas.")] = None,
+    figures: Annotated[
+        bool, typer.Option("--figures", help="Write calibration, too, and every figure as PDF.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON; write nothing.")] = False,
+    serve: Annotated[bool, typer.Option("--serve", help="Show the page while runs go on; write nothing.")] = False,
+    port: Annotated[int, typer.Option("--port", help="To serve on; 0 takes a free one.", min=0, max=65535)] = 8765,
+    bind: Annotated[str, typer.Option("--bind", help="Address to serve on.")] = "127.0.0.1",
 ) -> None:
     """Write table, curves, heat map and page again, from run folders alone."""
+    from labelemb.report.recipes import has_runs, read_recipes
+    from labelemb.report.write import write_empty_page
+
+    found = has_runs(folders)
+    if serve:
+        _serve(folders, bind, port)
+    elif not found and not as_json:
+        message = f"no runs (folders with a config.yaml) in {', '.join(map(str, folders))}"
+        print(message)
+        print(write_empty_page(output or folders[0], f"There is nothing to show: {message}."))
+    else:
+        recipes = read_recipes(folders)
+        if as_json:
+            _print_json(recipes)
+        else:
+            _write(recipes, output or folders[0], labels, figures)
+
+
+def _write(recipes: "list[Results]", output: Path, labels: str | None, figures: bool) -> None:
     from labelemb.report.comparison import summary_text
-    from labelemb.report.page import write_report
-    from labelemb.report.summary import read_results
+    from labelemb.report.write import write_report, write_side_by_side
 
     chosen = None if labels is None else [label.strip() for label in labels.split(",")]
-    results = read_results(folders)
-    page = write_report(results, output=output, labels=chosen)
-    print(summary_text(results))
+    if len(recipes) == 1:
+        page = write_report(recipes[0], output=output, labels=chosen, every_figure=figures)
+    else:
+        page = write_side_by_side(recipes, output, chosen)
+    for results in recipes:
+        if len(recipes) > 1:
+            print(f"{results.recipe}:")
+        print(summary_text(results))
     print(page)
+
+
+def _print_json(recipes: "list[Results]") -> None:
+    import json
+
+    from labelemb.report.write import full_summary
+
+    found = [full_summary(results) for results in recipes]
+    print(json.dumps(found[0] if len(found) == 1 else {"recipes": found}, indent=1, allow_nan=False))
+
+
+def _serve(folders: list[Path], bind: str, port: int) -> None:
+    from labelemb.report.serve import LivePage, make_server
+
+    server, address = make_server(LivePage(folders), bind, port)
+    print(address, flush=True)
+    with server:
+        server.serve_forever()
 
 
 def neighbors(

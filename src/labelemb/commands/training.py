@@ -207,8 +207,8 @@ def _compare(jobs: "list[Job]", folder: Path, num_workers: int, quiet: bool, not
     from labelemb.commands.terminal import comparison_progress
     from labelemb.experiments.workers import execute_all
     from labelemb.report.comparison import summary_text
-    from labelemb.report.page import write_report
     from labelemb.report.summary import read_results
+    from labelemb.report.write import write_report
 
     opening = [*notes, *_formulas([job.settings for job in jobs])]
     with comparison_progress(folder.name, quiet, _final, opening) as progress:

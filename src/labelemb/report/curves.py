@@ -56,7 +56,7 @@ def _draw_group(axes: Axes, name: str, look: Look, finished: Sequence[Curve], un
 
 def draw_calibration(results: Results) -> Figure | None:
     """Accuracy against confidence in 15 bins, summed over the runs; None where no run has bins."""
-    groups = {name: bins for name, runs in results.groups.items() if (bins := _summed_bins(runs))}
+    groups = {name: bins for name, runs in results.groups.items() if (bins := summed_bins(runs))}
     if not groups:
         return None
     with style():
@@ -159,7 +159,7 @@ def _caption(axes: Axes, results: Results, shown: Sequence[Curve]) -> str:
     return caption
 
 
-def _summed_bins(runs: Sequence[Run]) -> list[tuple[int, float, int]]:
+def summed_bins(runs: Sequence[Run]) -> list[tuple[int, float, int]]:
     """Over the runs, for each bin: items, sum of confidences, correct items."""
     totals: list[tuple[int, float, int]] = []
     for run in runs:

@@ -5,21 +5,26 @@ Rows are read from label_embedding.safetensors without torch, only those asked f
 
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from labelemb.errors import InputError
 from labelemb.report.summary import Results, Run
-from labelemb.report.table_rows import read_labels, row_logits
+from labelemb.report.table_rows import read_labels, row_cost, row_logits
 
 Array = NDArray[np.float64]
 
 NUM_NEAREST = 5
+NUM_KEPT = 10
 NUM_WORDS = 10
 NUM_FREQUENT = 100  # the most frequent words, which are articles and punctuation
 NUM_SEARCHED = 2000  # labels among which strong pairs are looked for; vocabularies are in order of frequency
+MAX_COST = 2 * 10**10  # products, some seconds on one core
 _BLOCK_NUMEL = 2**23
+_STRETCH = 64  # values of a long row, of which the largest alone is looked at first
 
 
 class LabelTables:
@@ -28,13 +33,15 @@ class LabelTables:
     Args:
         name: the runs' mode, or variant of a mode.
         runs: at least one, each with a table.
+        num_runs: how many there are, where these are not all.
 
     Raises:
         InputError: a file is damaged, or two tables have different labels.
     """
 
-    def __init__(self, name: str, runs: Sequence[Run]) -> None:
+    def __init__(self, name: str, runs: Sequence[Run], num_runs: int | None = None) -> None:
         self.name = name
+        self.num_runs = len(runs) if num_runs is None else num_runs
         self.runs = list(runs)
         labels = [read_labels(run.folder.table) for run in runs]
         for run, other in zip(runs, labels, strict=True):
@@ -71,33 +78,83 @@ class LabelTables:
 
     def nearest(self, labels: Sequence[int], k: int = NUM_NEAREST) -> list[list[tuple[str, float]]]:
         """For each label the `k` other labels with the largest mean soft label values, descending, ties by index."""
-        result = []
+        indices, shares = self.nearest_indices(labels, k)
+        return [
+            [(self.names[index], share) for index, share in zip(*pair, strict=True)]
+            for pair in zip(indices.tolist(), shares.tolist(), strict=True)
+        ]
+
+    def nearest_indices(self, labels: Sequence[int], k: int) -> tuple[NDArray[np.int64], Array]:
+        """The same as positions and values, each (K, k), with fewer columns where there are no k others."""
+        k = min(k, self.num_labels - 1)
+        indices, shares = np.empty((len(labels), k), np.int64), np.empty((len(labels), k))
+        done = 0
         for block in _blocks(labels, self.num_labels):
             for label, row in zip(block, self.rows(block), strict=True):
                 row[label] = -1.0
-                best = np.argsort(-row, kind="stable")[: min(k, self.num_labels - 1)]
-                result.append([(self.names[index], float(row[index])) for index in best])
-        return result
+                indices[done] = largest(row, k)
+                shares[done] = row[indices[done]]
+                done += 1
+        return indices, shares
+
+    def affordable(self) -> list[int]:
+        """The labels whose rows a report can compute in some seconds: all, or the first of a large table."""
+        cost = self.num_labels * len(self.runs) * row_cost(self.runs[0].folder.table)
+        count = max(1, MAX_COST // cost)
+        return list(range(min(self.num_labels, count)))
 
     def strongest(self, count: int) -> list[int]:
         """The `count` labels of the largest off-diagonal values, pairs side by side.
 
-        Looked for among the first 2,000 labels: later ones are the rare words of a vocabulary.
+        Looked for among the first 2,000 labels, fewer of a large table: later ones are the rare words of a vocabulary.
         """
-        searched = [index for index in range(min(NUM_SEARCHED, self.num_labels)) if not is_special(self.names[index])]
         keep = count * count  # more than the pairs among `count` labels, so that a new label is always found
-        pairs: list[tuple[float, int, int]] = []
-        for block in _blocks(searched, self.num_labels):
-            values = self.rows(block)[:, searched]  # (K, searched)
-            values[np.asarray(block)[:, None] == np.asarray(searched)[None, :]] = -1.0
-            best = np.argsort(-values, axis=None, kind="stable")[:keep]
-            for row, column in zip(*np.unravel_index(best, values.shape), strict=True):
-                pairs.append((-float(values[row, column]), block[row], searched[column]))
+        best = np.argsort(-self._searched_values, axis=None, kind="stable")[:keep]
         chosen: dict[int, None] = {}
-        for _, label, other in sorted(pairs):
-            chosen.setdefault(label)
-            chosen.setdefault(other)
+        for row, column in zip(*np.unravel_index(best, self._searched_values.shape), strict=True):
+            chosen.setdefault(self._searched[row])
+            chosen.setdefault(self._searched[column])
         return list(chosen)[:count]
+
+    @cached_property
+    def first_nearest(self) -> tuple[NDArray[np.int64], Array]:
+        """The ten nearest labels of every affordable one, as positions and values; from the pass that is kept."""
+        return self._pass[:2]
+
+    @cached_property
+    def _searched(self) -> list[int]:
+        return [label for label in self.affordable()[:NUM_SEARCHED] if not is_special(self.names[label])]
+
+    @property
+    def _searched_values(self) -> Array:
+        """The mean rows among the labels searched, -1 on the diagonal."""
+        return self._pass[2]
+
+    @cached_property
+    def _pass(self) -> tuple[NDArray[np.int64], Array, Array]:
+        """One pass over the rows of all affordable labels, which takes seconds of a large table."""
+        labels, searched, k = self.affordable(), self._searched, min(NUM_KEPT, self.num_labels - 1)
+        indices, shares = np.empty((len(labels), k), np.int64), np.empty((len(labels), k))
+        values = np.empty((len(labels), len(searched)))
+        for block in _blocks(labels, self.num_labels):
+            for label, row in zip(block, self.rows(block), strict=True):
+                row[label] = -1.0
+                indices[label] = largest(row, k)
+                shares[label] = row[indices[label]]
+                values[label] = row[searched]
+        return indices, shares, values[searched]
+
+
+def largest(row: Array, k: int) -> NDArray[np.int64]:
+    """Positions of the `k` largest values of a row, descending, ties by position."""
+    if k == 0:
+        return np.empty(0, np.int64)
+    whole = len(row) // _STRETCH * _STRETCH
+    tops = row[:whole].reshape(-1, _STRETCH).max(axis=1) if whole >= k * _STRETCH else row
+    least = np.partition(tops, len(tops) - k)[len(tops) - k]  # at least k values are no smaller
+    found = np.flatnonzero(row >= least)
+    best: NDArray[np.int64] = found[np.argsort(-row[found], kind="stable")][:k]
+    return best
 
 
 def learned_tables(results: Results) -> LabelTables | None:
@@ -105,7 +162,7 @@ def learned_tables(results: Results) -> LabelTables | None:
     for name in results.names_by_table:
         runs = [run for run in results.groups[name] if run.folder.table.is_file()]
         if runs:
-            return LabelTables(name, runs)
+            return LabelTables(name, runs[: _num_read(runs[0].folder.table)], num_runs=len(runs))
     return None
 
 
@@ -145,6 +202,13 @@ def frequent_words(tables: LabelTables, words: Sequence[str] | None) -> list[int
 def is_special(name: str) -> bool:
     """Whether a name is a vocabulary's own mark, like <unk> or &apos;."""
     return (name[:1], name[-1:]) in {("<", ">"), ("&", ";")} or not name.strip()
+
+
+def _num_read(table: Path) -> int:
+    """How many runs a mean is taken over: all, but of large tables the first ones, as reading takes its time."""
+    num_labels = len(read_labels(table))
+    searched = min(NUM_SEARCHED, num_labels)
+    return max(1, MAX_COST // max(1, searched * num_labels * row_cost(table)))
 
 
 def _blocks(labels: Sequence[int], num_labels: int) -> Iterator[list[int]]:

@@ -26,6 +26,12 @@ def all_environments(results: Results) -> dict[str, str]:
     return _distinct({k: v for k, v in run.environment.items() if k not in OF_ONE_RUN} for run in results.all_runs)
 
 
+def all_commands(results: Results) -> list[str]:
+    """What the runs were started by, each once."""
+    commands = (run.environment.get("command") for run in results.all_runs)
+    return list(dict.fromkeys(str(command) for command in commands if command))
+
+
 def all_runs(results: Results) -> RunTable:
     """What each run reached, and how it was started."""
     rows = [

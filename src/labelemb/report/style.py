@@ -48,6 +48,8 @@ FONTS = (
     "Arial Unicode MS",
 )
 
+FIGURES = ("svg", "png")  # what is always written
+
 STYLE: dict[Any, Any] = {
     "font.size": 9.0,
     "axes.titlesize": 9.5,
@@ -100,17 +102,16 @@ def style() -> Iterator[None]:
         yield
 
 
-def save_figure(figure: Figure, stem: Path) -> bytes:
-    """Write STEM.svg and STEM.png; returns the bytes of the first."""
-    svg = render(figure, "svg")
-    write_atomically(stem.with_suffix(".svg"), svg)
-    write_atomically(stem.with_suffix(".png"), render(figure, "png"))
-    return svg
+def save_figure(figure: Figure, stem: Path, kinds: Sequence[str] = FIGURES) -> None:
+    """Write STEM.svg, STEM.png and whatever else is asked for."""
+    for kind in kinds:
+        write_atomically(stem.with_suffix(f".{kind}"), render(figure, kind))
 
 
 def render(figure: Figure, kind: str) -> bytes:
-    """The figure as the bytes of a `svg` or `png` file."""
+    """The figure as the bytes of a `svg`, `png` or `pdf` file; the same figure gives the same bytes."""
     buffer = io.BytesIO()
+    dateless = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with style():
-        figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else {"Software": None})
+        figure.savefig(buffer, format=kind, metadata=dateless.get(kind, {"Software": None}))
     return buffer.getvalue()

@@ -16,7 +16,9 @@ from labelemb.errors import InputError, first_line
 from labelemb.table_file import checked_label_names
 
 Floats = NDArray[np.float32]
+LOW_RANK = ("rows.weight", "codes")
 _BLOCK_NUMEL = 2**23
+_COST_OF_A_VALUE = 100  # reading, softmax and choosing, in products
 
 
 def read_labels(path: Path) -> list[str]:
@@ -51,6 +53,14 @@ def row_logits(path: Path, labels: Sequence[int]) -> Floats:
         raise
     except (SafetensorError, IndexError, TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged: {first_line(error)}") from error
+
+
+def row_cost(path: Path) -> int:
+    """What one value of a row costs, in products: about the rank of a low-rank table, little for all others."""
+    with safe_open(path, framework="numpy") as file:
+        kind = _kind(path, file)
+        rank = file.get_slice(kind).get_shape()[1] if kind in LOW_RANK else 0
+    return _COST_OF_A_VALUE + int(rank)
 
 
 def _kind(path: Path, file: Any) -> str:
