@@ -96,7 +96,7 @@ def _examples(path: Path) -> list[dict[str, str]]:
         rows: Sequence[dict[str, object]] = [
             json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()
         ]
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged: {error}") from error
     if not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{path} is damaged: objects were expected")
