@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from labelemb.classify.division import Division, Part, balanced_weights, divide
+from labelemb.classify.division import Division, Part, balanced_weights, divide, in_order
 from labelemb.errors import InputError
 from labelemb.settings.data import TableDataSettings
 
@@ -55,6 +55,10 @@ def test_labels_are_in_order_and_whole_numbers_by_their_value() -> None:
     labels = ["10", "9", "-1"] * 4
     assert divide({"train": Part(np.arange(12), labels)}, settings(), 0).label_names == ["-1", "9", "10"]
     assert divided("cab" * 4).label_names == ["a", "b", "c"]
+
+
+def test_labels_of_thousands_of_digits_are_words() -> None:
+    assert in_order(["9" * 5000, "10", "9"]) == ["9", "10", "9" * 5000]
 
 
 def test_label_names_of_a_file_name_numbers_or_give_the_order(tmp_path: Path) -> None:

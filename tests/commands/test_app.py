@@ -208,6 +208,8 @@ def test_quiet_training_prints_nothing(capsys: Output, tmp_path: Path) -> None:
         (["train", "cifar10", "--data", "nowhere"], "--data nowhere does not exist: expected"),
         (["train", "mnist-mlp"], "https://huggingface.co/datasets/ylecun/mnist"),
         (["compare", "digits", "--runs", "0"], "compare.runs: expected greater than or equal to 1, got 0"),
+        (["compare", "digits", "--runs", "9" * 20, "--dry-run"], "compare.runs: expected less than or equal to 10000"),
+        (["compare", "digits", "--tune", "optimizer.lr=1,2", "--tune-runs", "9" * 20], "--tune-runs 9999"),
         (["compare", "digits", "--jobs", "0"], "--jobs 0: expected at least 1"),
         (["compare", "digits", "--modes", "soft"], "compare.modes"),
         (["compare", "digits", "--modes", ""], "compare.modes"),

@@ -28,6 +28,8 @@ def main() -> int:
         results = []
         for result in try_cases(asked.seed, range(asked.first, asked.first + asked.cases), work, asked.kinds):
             results.append(result)
+            if len(results) % 1000 == 0:
+                print(f"{len(results)} cases", file=sys.stderr)
             _tell(result, asked)
         shutil.rmtree(asked.save, ignore_errors=True)
         if (work / "failed").is_dir():

@@ -157,6 +157,8 @@ def test_labels_of_one_name_are_asked_for_by_number(make_run: MakeRun, tmp_path:
     with pytest.raises(ValueError, match="labels 0 and 2 are both named 'ray': ask by number"):
         chosen_labels(tables(tmp_path), ["ray"])
     assert chosen_labels(tables(tmp_path), ["2", "boa"]) == [2, 1]
+    with pytest.raises(ValueError, match="the table has no label '9999"):
+        chosen_labels(tables(tmp_path), ["9" * 5000])
 
 
 def test_a_row_that_holds_nan_is_refused(make_run: MakeRun, tmp_path: Path) -> None:

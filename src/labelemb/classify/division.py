@@ -138,7 +138,7 @@ def in_order(labels: Iterable[str]) -> list[str]:
 
 def _by_value(label: str) -> tuple[bool, int, str]:
     digits = label.removeprefix("-")
-    whole = digits.isascii() and digits.isdigit()
+    whole = digits.isascii() and digits.isdigit() and len(digits) < 1000  # Python makes no number of many more
     return (not whole, int(label) if whole else 0, label)
 
 

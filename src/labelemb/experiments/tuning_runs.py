@@ -29,7 +29,7 @@ from labelemb.experiments.tuning import (
 )
 from labelemb.files import read_json, write_json
 from labelemb.run_folder import TUNING_FILE, RunFolder, missing_rows
-from labelemb.settings.config import LabelingSettings, describe
+from labelemb.settings.config import MOST_RUNS, LabelingSettings, describe
 from labelemb.settings.recipe import Comparison
 from labelemb.settings.variants import Variant
 
@@ -55,8 +55,8 @@ def plan_tuning(
     Raises:
         InputError: a key or a value of the grid cannot be; a folder holds a run of other settings.
     """
-    if num_runs < 1:
-        raise InputError(f"--tune-runs {num_runs}: expected at least 1")
+    if not 1 <= num_runs <= MOST_RUNS:
+        raise InputError(f"--tune-runs {num_runs}: expected at least 1, at most {MOST_RUNS:,}")
     check_grid(grid, comparison.variants, (key for key, _, _ in describe(comparison.first)))
     return [
         _trials(comparison, variant, points(grid, variant), num_runs, output, download)

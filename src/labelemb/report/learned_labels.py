@@ -54,7 +54,8 @@ class LabelTables:
         """The index of a label given by name, or else by number."""
         if label in self._index:
             return self._index[label]
-        return int(label) if label.isdecimal() and int(label) < self.num_labels else None
+        is_number = label.isdecimal() and len(label) < 20  # of thousands of digits Python makes none
+        return int(label) if is_number and int(label) < self.num_labels else None
 
     def run_rows(self, labels: Sequence[int]) -> Iterator[Array]:
         """For each run, softmax(e_y) of `labels` (K,): (K, C), rows sum to 1."""

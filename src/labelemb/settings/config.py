@@ -81,11 +81,14 @@ class ScheduleSettings(Section):
     warmup: NotNegative = Field(0, description="epochs of linear warm-up")
 
 
+MOST_RUNS = 10_000  # of a mode: the settings of all are made before the first one begins
+
+
 class CompareSettings(Section):
     modes: tuple[VariantText, ...] = Field(
         ("baseline", "emb"), description="the modes compared; NAME=MODE:SETTING=VALUE is a mode with other settings"
     )
-    runs: Count = Field(5, description="seeds 0 to runs-1 of each mode")
+    runs: Annotated[int, Field(ge=1, le=MOST_RUNS)] = Field(5, description="seeds 0 to runs-1 of each mode")
 
 
 class PaperResult(Section):
