@@ -138,7 +138,7 @@ def test_unknown_word_is_replaced_by_the_most_attended_source_word(trained: Text
 
 def test_options_out_of_range_are_refused(trained: TextTask, options: PredictOptions, tmp_path: Path) -> None:
     source = trained.corpus.folder.parent / "test.src"
-    with pytest.raises(InputError, match="--beam 0: expected 1 or more, 1 is greedy"):
+    with pytest.raises(InputError, match="--beam 0: expected 1 or more, at most 10,000, 1 is greedy"):
         predict(trained, replace(options, src=source, beam=0))
     with pytest.raises(InputError, match="--max-length 0: expected 1 or more"):
         predict(trained, replace(options, src=source, max_length=0))

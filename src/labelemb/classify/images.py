@@ -196,6 +196,7 @@ def _decoded(source: dict[str, Any], settings: ImageDataSettings) -> StoredImage
     import datasets
 
     datasets.disable_progress_bars()
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # else reading a file of this machine tells a server of it
     origin = str(settings.path or settings.source)
     try:
         with (
