@@ -196,6 +196,7 @@ def _decoded(source: dict[str, Any], settings: ImageDataSettings) -> StoredImage
     import datasets
 
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it cannot read is told below
     origin = str(settings.path or settings.source)
     try:
         with (
