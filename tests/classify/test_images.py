@@ -281,6 +281,9 @@ def test_a_cache_that_holds_no_labelled_images_is_refused(
         {"scale": None},
         {"scale": "wide"},
         {"scale": "0"},
+        {"scale": "1e-308"},
+        {"scale": "1e308"},
+        {"label_names": "[" * 100_000},
         {"scale": "nan"},
     ],
 )

@@ -250,6 +250,14 @@ def test_a_file_where_the_output_folder_should_be_is_one_line(capsys: Output, tm
     assert "runs" in refused(capsys, *train, code=1)
 
 
+def test_a_folder_where_a_file_should_be_is_named(capsys: Output, finished: RunFolder) -> None:
+    (finished.path / "environment.json").unlink()
+    (finished.path / "evaluation.json").unlink()
+    (finished.path / "evaluation.json").mkdir()
+    resume = ["train", "digits", *SMALL, "epochs=1", "--output", str(finished.path.parents[2]), "--resume", "--quiet"]
+    assert refused(capsys, *resume, code=1) == f"{finished.path / 'evaluation.json'}: Is a directory"
+
+
 def test_an_error_of_many_lines_is_cut_to_one(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError("Error(s) in loading state_dict:\n\tsize mismatch\n\tsize mismatch")
@@ -353,11 +361,10 @@ def test_what_cannot_be_predicted_from_is_code_2(capsys: Output, finished: RunFo
 def test_a_run_is_not_resumed_from_a_checkpoint_of_other_shapes(capsys: Output, finished: RunFolder) -> None:
     (finished.path / "environment.json").unlink()
     resume = ["train", "digits", *SMALL, "epochs=1", "--output", str(finished.path.parents[2]), "--resume", "--quiet"]
-    for change in (
-        {"position": {"epoch": "one"}},
-        {"position": {"epoch": 1, "batch": 99, "seconds": 0.0}},
-        {"sums": 3},
-    ):
+    position: dict[str, Any] = {"epoch": 1, "batch": 0, "seconds": 0.0}
+    wrong: list[dict[str, Any]] = [{"epoch": "one"}, {"epoch": 1.0}, {"batch": 99}, {"seconds": "x"}]
+    changes: list[dict[str, Any]] = [{"position": position | each} for each in wrong]
+    for change in (*changes, {"sums": 3}, {"sums": torch.zeros(2)}):
         state = load_newest(finished.checkpoints)
         assert state is not None
         save_checkpoint(finished.checkpoints, 99, state | change)

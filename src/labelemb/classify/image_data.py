@@ -1,7 +1,6 @@
 """Images as tensors, and the file in which a data set that was decoded once is kept."""
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -105,7 +104,8 @@ def _names_and_scale(path: Path, metadata: Mapping[str, str]) -> tuple[list[str]
         names, scale = json.loads(metadata["label_names"]), float(metadata["scale"])
     except (KeyError, ValueError, RecursionError):
         names, scale = None, 0.0
-    if not (isinstance(names, list) and all(isinstance(name, str) for name in names) and 0 < scale < math.inf):
+    is_float32 = 1e-30 < scale < 1e30
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names) and is_float32):
         expected = "label_names, a JSON list of strings, and scale, the pixel value that stands for 1"
         raise InputError(f"{path}: expected metadata {expected}, got {dict(metadata)}")
     return names, scale

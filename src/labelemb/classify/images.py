@@ -197,6 +197,7 @@ def _decoded(source: dict[str, Any], settings: ImageDataSettings) -> StoredImage
 
     datasets.disable_progress_bars()
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # else reading a file of this machine tells a server of it
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it cannot read is told below
     origin = str(settings.path or settings.source)
     try:
         with (

@@ -45,6 +45,8 @@ def exit_code_of(error: Exception | KeyboardInterrupt, arguments: list[str], *, 
     if is_out_of_space(error):
         way_on = "go on with --resume" if arguments[:1] == ["train"] else "give the same command again"
         return _say(f"{describe_lack_of_space(error)}, then {way_on}", 1)
+    if isinstance(error, OSError) and error.filename and error.strerror:  # the machine's state, no mistake of ours
+        return _say(f"{error.filename2 or error.filename}: {error.strerror}", 1)
     return _say(str(error).splitlines()[0] if isinstance(error, RunFailed) else described(error), 1)
 
 

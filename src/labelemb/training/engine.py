@@ -5,6 +5,7 @@ with the same bits as one that was not (on the CPU, with the same number of thre
 """
 
 import math
+import operator
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -256,7 +257,8 @@ class Loop:
         if self.device.type == "cuda" and "cuda" in state["random"]:
             torch.cuda.set_rng_state(state["random"]["cuda"], self.device)
         position = state["position"]
-        self.epoch, self.batch, self.stopwatch.seconds = position["epoch"], position["batch"], position["seconds"]
+        self.epoch, self.batch = operator.index(position["epoch"]), operator.index(position["batch"])
+        self.stopwatch.seconds = float(position["seconds"])
         of_processes = state.get("processes") or [{"sums": state["sums"], "terms": state.get("terms")}]
         restore_own_state(self.task.module, self.sums, of_processes, self.processes)
         if not (0 <= self.epoch <= self.settings.epochs and 0 <= self.batch <= self.task.num_batches):

@@ -72,6 +72,8 @@ class EpochSums:
         if values[0] is None:
             self._values = None
             return
+        if any(each.shape != (2 + len(self._names),) for each in values):
+            raise ValueError(f"sums of {len(self._names)} terms in a tensor {tuple(values[0].shape)}")
         own = values[together.rank if len(values) == together.size else 0].clone()
         if len(values) != together.size:
             own[1:] = torch.stack(values)[:, 1:].sum(0) if together.is_first else 0
