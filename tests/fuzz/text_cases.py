@@ -78,14 +78,21 @@ def _preprocess_options(desk: Desk) -> list[str]:
 def _damaged_part(draw: Random, name: str, content: bytes) -> bytes:
     if draw.random() < 0.25:
         return draw.choice([damage.damaged_bytes(draw, content), damage.impostor(draw)])
-    if name.endswith(".json"):
-        return _damaged_json(draw, content)
-    if name.endswith(".npy"):
-        file = io.BytesIO()
-        array = np.load(io.BytesIO(content))
-        np.save(file, draw.choice([odd_array(draw, array), array[::-1], array + 1000, array - 1]))
-        return file.getvalue()
+    try:
+        if name.endswith(".json"):
+            return _damaged_json(draw, content)
+        if name.endswith(".npy"):
+            return _damaged_array(draw, content)
+    except (ValueError, EOFError, RecursionError, OSError):  # it was damaged before
+        return damage.impostor(draw)
     return damage.encoded(draw, damage.damaged_text(draw, content.decode("utf-8", "replace")))
+
+
+def _damaged_array(draw: Random, content: bytes) -> bytes:
+    file = io.BytesIO()
+    array = np.atleast_1d(np.load(io.BytesIO(content)))
+    np.save(file, draw.choice([odd_array(draw, array), array[::-1], array + 1000, array - 1]))
+    return file.getvalue()
 
 
 def _damaged_json(draw: Random, content: bytes) -> bytes:

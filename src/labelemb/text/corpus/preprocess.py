@@ -102,7 +102,7 @@ def _check_folder(options: PreprocessOptions) -> None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     metadata = read_metadata(folder)
-    if metadata is None:
+    if metadata is None or not isinstance(metadata.get("settings"), dict):
         raise InputError(f"--save-data {folder}: holds something that is no corpus; give another folder")
     for name, value in options.settings().items():
         old = metadata["settings"].get(name)
