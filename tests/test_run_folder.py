@@ -180,6 +180,12 @@ def test_numbers_that_json_lacks_become_null(run: RunFolder) -> None:
     assert run.metrics == [{"epoch": 1, "train_loss": None, "test_nll": None}, {"epoch": 2, "train_loss": None}]
 
 
+def test_an_evaluation_has_null_for_numbers_that_json_lacks(run: RunFolder) -> None:
+    run.write_config({})
+    run.write_evaluation({"test": {"nll": float("nan")}, "bins": [[1, float("inf"), 0]]})
+    assert run.evaluation == {"test": {"nll": None}, "bins": [[1, None, 0]]}
+
+
 def test_a_last_metrics_line_cut_by_a_crash_is_dropped(run: RunFolder) -> None:
     run.write_metrics([{"epoch": 1}, {"epoch": 2}])
     path = run.path / "metrics.jsonl"

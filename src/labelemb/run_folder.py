@@ -178,7 +178,7 @@ class RunFolder:
         write_json(self.path / "inputs.json", record)
 
     def write_evaluation(self, evaluation: Mapping[str, Any]) -> None:
-        write_json(self.path / "evaluation.json", evaluation)
+        write_json(self.path / "evaluation.json", _with_nulls(evaluation))  # of a network that has diverged
 
     def write_calibration(self, calibration: Mapping[str, Any]) -> None:
         write_json(self.path / "calibration.json", calibration)
@@ -260,7 +260,13 @@ def _seed(path: Path) -> int:
 
 
 def _metrics_line(row: Mapping[str, Any]) -> str:
-    finite = {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
-    }
-    return json.dumps(finite, allow_nan=False) + "\n"
+    return json.dumps(_with_nulls(row), allow_nan=False) + "\n"
+
+
+def _with_nulls(value: Any) -> Any:
+    """The same with null for numbers that JSON lacks."""
+    if isinstance(value, Mapping):
+        return {key: _with_nulls(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_nulls(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
